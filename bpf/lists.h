@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * The lists stage: allowed passes at once, blocked is refused, all else goes on. A list is a set of
+ * prefixes: an entry that does not cover this packet (expired, or only for new connections) hides
+ * none of the wider ones.
+ */
+
+#include "maps.h"
+#include "packet.h"
+
+#define LPM_FAMILY_BITS 32
+#define LPM_MAX_BITS (LPM_FAMILY_BITS + 128)
+
+static __always_inline bool index_bit(__u32 bit)
+{
+	__u32 word = bit >> 6;
+	__u64 *bits = bpf_map_lookup_elem(&list_index, &word);
+
+	return !bits || *bits >> (bit & 63) & 1;
+}
+
+/* The upper 22 bits of a multiplicative hash: an attacker who collides with it gains nothing. */
+static __always_inline __u32 index_hash_v6(__u32 top)
+{
+	return bpf_ntohl(top) * 0x9e3779b1U >> 10;
+}
+
+static __always_inline bool lists_may_hold(const struct addr *a)
+{
+	if (a->family == 4)
+		return index_bit(bpf_ntohl(a->word[0]) >> 8);
+	return index_bit(LIST_INDEX_WORDS4 * 64 + index_hash_v6(a->word[0]));
+}
+
+static __always_inline bool entry_covers(const struct list_entry *e, __u8 kind, __u64 now)
+{
+	if (e->expires_ns && e->expires_ns <= now)
+		return false;
+	return e->scope == SCOPE_ALL || kind == KIND_NEW;
+}
+
+/* Hits of two CPUs are added atomically; one that meets a rewrite of the entry by Go is lost. */
+static __always_inline bool entry_hit(struct list_entry *e, __u8 kind, __u64 now)
+{
+	if (!e || !entry_covers(e, kind, now))
+		return false;
+	__sync_fetch_and_add(&e->hits, 1);
+	return true;
+}
+
+static __always_inline bool hosts_hold(void *hosts, struct prefix_key *key, __u8 kind, __u64 now)
+{
+	key->prefixlen = key->addr.family == 4 ? 32 : 128;
+	if (entry_hit(bpf_map_lookup_elem(hosts, key), kind, now))
+		return true;
+	if (key->addr.family == 4)
+		return false;
+	key->prefixlen = 64;
+	key->addr.word[2] = 0;
+	key->addr.word[3] = 0;
+	return entry_hit(bpf_map_lookup_elem(hosts, key), kind, now);
+}
+
+/* State of a climb from the longest matching prefix to ever wider ones. */
+struct climb {
+	struct prefix_key key;
+	__u64 now;
+	__u8 kind;
+	bool found;
+};
+
+/*
+ * The trie answers with the longest match of at most key.prefixlen bits. A match that does not cover
+ * the packet is passed by asking for anything shorter.
+ */
+static __always_inline long climb_step(struct climb *c, void *prefixes)
+{
+	struct list_entry *e = bpf_map_lookup_elem(prefixes, &c->key);
+
+	if (!e)
+		return 1;
+	c->found = entry_hit(e, c->kind, c->now);
+	if (c->found || e->prefixlen <= LPM_FAMILY_BITS || e->prefixlen > c->key.prefixlen)
+		return 1;
+	c->key.prefixlen = e->prefixlen - 1;
+	return 0;
+}
+
+static long climb_allow(__u32 index, void *c)
+{
+	return climb_step(c, &allow_prefixes);
+}
+
+static long climb_block(__u32 index, void *c)
+{
+	return climb_step(c, &block_prefixes);
+}
+
+static __always_inline struct climb climb_from(const struct packet *p, __u64 now)
+{
+	struct climb c = {
+		.key = { .prefixlen = p->src.family == 4 ? LPM_FAMILY_BITS + 32 : LPM_MAX_BITS,
+			 .addr = p->src },
+		.now = now,
+		.kind = p->kind,
+	};
+
+	return c;
+}
+
+/* p's family is 4 or 6. Worst case one lookup a prefix length, when that many nested entries lapsed. */
+__noinline int lists_judge(const struct packet *p, __u64 now)
+{
+	struct prefix_key key = {};
+	struct climb c;
+
+	if (!p)
+		return REASON_NONE;
+	key.addr = p->src;
+	if (hosts_hold(&allow_hosts, &key, p->kind, now))
+		return REASON_ALLOWED;
+	c = climb_from(p, now);
+	bpf_loop(LPM_MAX_BITS + 1, climb_allow, &c, 0);
+	if (c.found)
+		return REASON_ALLOWED;
+	key.addr = p->src;
+	if (hosts_hold(&block_hosts, &key, p->kind, now))
+		return REFUSE(REASON_BLOCKED);
+	c = climb_from(p, now);
+	bpf_loop(LPM_MAX_BITS + 1, climb_block, &c, 0);
+	return c.found ? REFUSE(REASON_BLOCKED) : REASON_NONE;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* What the parse stage learns of a packet and the later stages read. */
+
+#include "abi.h"
+
+enum packet_kind {
+	KIND_OTHER, /* IP, but nothing that a service counts */
+	KIND_NEW, /* asks for a new connection */
+	KIND_ESTABLISHED, /* TCP that asks for none */
+	KIND_FRAGMENT, /* a later fragment: no ports, no flags */
+	KIND_CHAIN, /* IPv6 extension headers are still to be walked */
+};
+
+struct packet {
+	struct addr src;
+	struct addr dst;
+	__u32 bytes; /* on the wire, link header included */
+	__u32 segments; /* packets on the wire that this one buffer stands for */
+	__u32 l3_offset; /* from the start of the buffer */
+	__u32 l4_offset;
+	__u32 l4_bytes; /* what the IP header says is left from l4_offset on */
+	__u16 sport; /* host byte order; 0 where there are none */
+	__u16 dport;
+	__u8 kind;
+	__u8 proto; /* of the header at l4_offset */
+	__u8 pad[2];
+};
+
+/* A stage's answer: REASON_NONE goes on to the next stage, anything else ends the journey. */
+#define REFUSED 0x100
+#define REFUSE(reason) ((reason) | REFUSED)
+#define VERDICT_REASON(verdict) ((verdict)&0xff)

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+)
+
+// singleBufferMTU is the largest MTU whose frames surely come in one buffer on a 4 KiB page.
+const singleBufferMTU = 3498
+
+// attacher carries one attach through its steps.
+type attacher struct {
+	*Instance
+	opts    AttachOptions
+	nl      netlink.Link
+	cookie  uint64
+	created bool
+	result  AttachResult
+}
+
+// Attach puts the limiter on an interface of the caller's network namespace. What is so already is
+// success. Errors: ErrInvalid (no such interface or mode), ErrRefused (another program is there),
+// ErrUnsupported (no mode works). An error leaves everything as it was.
+func Attach(opts AttachOptions) (*AttachResult, error) {
+	if err := requirePrivilege(); err != nil {
+		return nil, err
+	}
+	dir := pinDir(opts.PinDir)
+	nl, cookie, err := checkAttach(dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	l, err := takeLock(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	i, created, err := openOrCreate(dir, l)
+	if err != nil {
+		l.release()
+		return nil, err
+	}
+	defer i.Close()
+	a := &attacher{Instance: i, opts: opts, nl: nl, cookie: cookie, created: created}
+	if err := a.run(); err != nil {
+		if created {
+			return nil, errors.Join(err, dir.remove())
+		}
+		return nil, err
+	}
+	return &a.result, nil
+}
+
+// checkAttach finds everything that can be found wrong before anything is touched.
+func checkAttach(dir pinDir, opts AttachOptions) (netlink.Link, uint64, error) {
+	switch opts.Mode {
+	case ModeAuto, ModeNative, ModeGeneric, ModeTC:
+	default:
+		return nil, 0, fmt.Errorf("mode %q: use auto, native, generic or tc: %w", opts.Mode, ErrInvalid)
+	}
+	if opts.Limit != nil {
+		if _, err := compileLimit(*opts.Limit); err != nil {
+			return nil, 0, err
+		}
+	}
+	nl, err := netlink.LinkByName(opts.Interface)
+	if err != nil {
+		return nil, 0, fmt.Errorf("interface %s: %v; `ip link` lists them: %w", opts.Interface, err, ErrInvalid)
+	}
+	if err := dir.checkFS(); err != nil {
+		return nil, 0, err
+	}
+	if err := RequireFeatures(); err != nil {
+		return nil, 0, err
+	}
+	cookie, err := netnsCookie()
+	return nl, cookie, err
+}
+
+func (a *attacher) run() error {
+	stop, err := a.reuse()
+	if err != nil || stop {
+		return err
+	}
+	if a.created && a.opts.Limit != nil {
+		if err := a.SetLimit(a.opts.Limit); err != nil {
+			return err
+		}
+	}
+	a.result.Warnings = preflight(a.nl, a.opts.Mode)
+	if err := a.tryModes(); err != nil {
+		return err
+	}
+	if !a.created && a.opts.Limit != nil {
+		if err := a.SetLimit(a.opts.Limit); err != nil {
+			return err
+		}
+	}
+	return a.describe()
+}
+
+// reuse deals with what is attached here already: stop when nothing is left to do.
+func (a *attacher) reuse() (stop bool, err error) {
+	all, err := a.attached()
+	if err != nil {
+		return false, err
+	}
+	for _, at := range all {
+		if at.key.cookie != a.cookie || at.record.name() != a.nl.Attrs().Name {
+			continue
+		}
+		if state := at.inspect(a.nl); !state.live || at.key.ifindex != a.nl.Attrs().Index {
+			if err := a.drop(at); err != nil {
+				return false, err
+			}
+			a.result.Mended = true
+			continue
+		}
+		mode := modeFromCode(at.record.Hook)
+		if a.opts.Mode != ModeAuto && a.opts.Mode != mode {
+			return false, fmt.Errorf("%s is attached in mode %s; to change that: synward detach %s: %w",
+				a.opts.Interface, mode, a.opts.Interface, ErrInvalid)
+		}
+		return true, a.keep(at)
+	}
+	return false, nil
+}
+
+// keep is the second attach of the same: only a limit that differs is a change.
+func (a *attacher) keep(at attachment) error {
+	a.result.Unchanged = true
+	if a.opts.Limit != nil {
+		now, err := a.Policy()
+		if err != nil {
+			return err
+		}
+		if now.Limit == nil || *now.Limit != *a.opts.Limit {
+			a.result.Unchanged = false
+			if err := a.SetLimit(a.opts.Limit); err != nil {
+				return err
+			}
+		}
+	}
+	return a.describe()
+}
+
+// candidates are the modes to try, best first. An interface without link headers goes straight to
+// TC: XDP would see its bare IP header as an Ethernet header.
+func (a *attacher) candidates() ([]Mode, error) {
+	if a.opts.Mode != ModeAuto {
+		if a.opts.Mode != ModeTC && !hasLinkHeader(a.nl) {
+			return nil, fmt.Errorf("%s has no link header, which XDP needs; use --mode tc: %w", a.opts.Interface, ErrInvalid)
+		}
+		return []Mode{a.opts.Mode}, nil
+	}
+	if !hasLinkHeader(a.nl) {
+		return []Mode{ModeTC}, nil
+	}
+	return []Mode{ModeNative, ModeTC, ModeGeneric}, nil
+}
+
+func (a *attacher) tryModes() error {
+	modes, err := a.candidates()
+	if err != nil {
+		return err
+	}
+	for _, mode := range modes {
+		if mode != ModeTC {
+			ours, err := a.programIDs()
+			if err != nil {
+				return err
+			}
+			if err := foreignXDP(a.nl, ours); err != nil {
+				return err
+			}
+		}
+		for _, h := range mode.hooks() {
+			err := a.tryHook(mode, h)
+			if err == nil {
+				return nil
+			}
+			if !unsupported(err) {
+				return fmt.Errorf("attach %s (%s): %w", a.opts.Interface, mode, err)
+			}
+			a.result.Refused = append(a.result.Refused, Attempt{mode, err})
+		}
+	}
+	last := a.result.Refused[len(a.result.Refused)-1]
+	return fmt.Errorf("attach %s (%s): %w: %w", a.opts.Interface, last.Mode, last.Err, ErrUnsupported)
+}
+
+// unsupported tells an interface that cannot from an attempt that failed.
+func unsupported(err error) bool {
+	return errors.Is(err, ErrUnsupported) || errors.Is(err, ebpf.ErrNotSupported) ||
+		errors.Is(err, errNotSupported) || errors.Is(err, errInvalidArgument) || errors.Is(err, errOutOfRange)
+}
+
+// tryHook attaches by one hook. The order makes a kill harmless: the record and the program's pin
+// mean nothing without the link's pin, and an unpinned link ends with this process. Worst case, by
+// clsact: a filter that enforces and is shown as such.
+func (a *attacher) tryHook(mode Mode, h hook) error {
+	key := pinKey{a.cookie, a.nl.Attrs().Index, h}
+	slot, err := a.freeSlot()
+	if err != nil {
+		return err
+	}
+	prog, err := a.maps.loadProgram(h, frozen{
+		slot: slot, linkHeader: hasLinkHeader(a.nl), frags: a.nl.Attrs().MTU > singleBufferMTU,
+	})
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	if err := a.writeRecord(slot, key, mode); err != nil {
+		return err
+	}
+	if err := prog.Pin(a.dir.prog(key)); err != nil {
+		return fmt.Errorf("pin program: %w", err)
+	}
+	l, err := hookUp(h, mode, a.nl, prog)
+	if err == nil && l != nil {
+		defer l.Close()
+		err = l.Pin(a.dir.link(key))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(a.dir.prog(key)), a.clearRecord(slot))
+	}
+	return nil
+}
+
+// describe fills in the interface as status would show it.
+func (a *attacher) describe() error {
+	all, err := a.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.Name == a.opts.Interface && i.Netns == "" {
+			a.result.Interface = i
+		}
+	}
+	return nil
+}
+
+// writeRecord notes what the slot's counters stood at, so that traffic is measured from here on.
+func (a *attacher) writeRecord(slot uint32, key pinKey, mode Mode) error {
+	judged, err := a.judged(slot)
+	if err != nil {
+		return err
+	}
+	record := limiterInterface{
+		NetnsCookie: key.cookie, Ifindex: uint32(key.ifindex), Hook: mode.code(),
+		AttachedAt:     uint64(time.Now().Unix()),
+		ReceivedBefore: receivedPackets(a.nl),
+		JudgedBefore:   judged,
+	}
+	copy(record.Name[:len(record.Name)-1], a.nl.Attrs().Name)
+	if err := a.maps.Interfaces.Put(slot, record); err != nil {
+		return fmt.Errorf("write interface record: %w", err)
+	}
+	return nil
+}
+
+func (a *attacher) clearRecord(slot uint32) error {
+	return a.maps.Interfaces.Put(slot, limiterInterface{})
+}

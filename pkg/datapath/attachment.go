@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What kernels answer for a mode that an interface cannot do.
+var (
+	errNotSupported    = unix.EOPNOTSUPP
+	errInvalidArgument = unix.EINVAL
+	errOutOfRange      = unix.ERANGE
+)
+
+// interfaceRecord is what attach wrote down about an interface.
+type interfaceRecord struct{ limiterInterface }
+
+func (r interfaceRecord) name() string {
+	name, _, _ := bytes.Cut(r.Name[:], []byte{0})
+	return string(name)
+}
+
+// attachment is one pinned attachment with its record.
+type attachment struct {
+	key    pinKey
+	slot   uint32
+	record interfaceRecord
+	dir    pinDir
+}
+
+// state is what the kernel says of an attachment now.
+type state struct {
+	live bool   // the hook holds our program
+	why  string // what is wrong otherwise
+}
+
+// attached lists the attachments with their records, sorted by the names of their pins.
+func (i *Instance) attached() ([]attachment, error) {
+	keys, err := i.dir.attachments()
+	if err != nil {
+		return nil, err
+	}
+	records, err := i.records()
+	if err != nil {
+		return nil, err
+	}
+	var all []attachment
+	for _, k := range keys {
+		at := attachment{key: k, slot: uint32(limiterAbiMAX_INTERFACES), dir: i.dir}
+		for slot, r := range records {
+			if r.NetnsCookie == k.cookie && int(r.Ifindex) == k.ifindex {
+				at.slot, at.record = uint32(slot), r
+			}
+		}
+		all = append(all, at)
+	}
+	return all, nil
+}
+
+func (i *Instance) records() ([]interfaceRecord, error) {
+	records := make([]interfaceRecord, limiterAbiMAX_INTERFACES)
+	for slot := range records {
+		if err := i.maps.Interfaces.Lookup(uint32(slot), &records[slot].limiterInterface); err != nil {
+			return nil, fmt.Errorf("read interface record: %w", err)
+		}
+	}
+	return records, nil
+}
+
+// freeSlot finds a slot of the counters that no attachment uses.
+func (i *Instance) freeSlot() (uint32, error) {
+	all, err := i.attached()
+	if err != nil {
+		return 0, err
+	}
+	used := map[uint32]bool{}
+	for _, at := range all {
+		used[at.slot] = true
+	}
+	for slot := range uint32(limiterAbiMAX_INTERFACES) {
+		if !used[slot] {
+			return slot, nil
+		}
+	}
+	return 0, fmt.Errorf("%d interfaces are attached, which is the most; detach one: %w", limiterAbiMAX_INTERFACES, ErrFull)
+}
+
+// programIDs are the programs of all attachments.
+func (i *Instance) programIDs() (map[ebpf.ProgramID]bool, error) {
+	all, err := i.attached()
+	if err != nil {
+		return nil, err
+	}
+	ids := map[ebpf.ProgramID]bool{}
+	for _, at := range all {
+		if id, err := at.programID(); err == nil {
+			ids[id] = true
+		}
+	}
+	return ids, nil
+}
+
+func (at attachment) programID() (ebpf.ProgramID, error) {
+	prog, err := ebpf.LoadPinnedProgram(at.dir.prog(at.key), nil)
+	if err != nil {
+		return 0, fmt.Errorf("open program: %w", err)
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		return 0, fmt.Errorf("read program: %w", err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("read program: the kernel gave no id")
+	}
+	return id, nil
+}
+
+// inspect asks the kernel whether the hook still holds our program. nl is the interface as it is now
+// in its own namespace, nil if it is gone.
+func (at attachment) inspect(nl netlink.Link) state {
+	if nl == nil {
+		return state{why: "the interface is gone; attach again when it is back, or detach"}
+	}
+	id, err := at.programID()
+	if err != nil {
+		return state{why: err.Error()}
+	}
+	if at.key.hook == hookClsact {
+		return at.inspectFilter(nl, id)
+	}
+	l, err := link.LoadPinnedLink(at.dir.link(at.key), nil)
+	if err != nil {
+		return state{why: fmt.Sprintf("open link: %v; attach again", err)}
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return state{why: fmt.Sprintf("read link: %v; attach again", err)}
+	}
+	switch {
+	case linkIfindex(info) == 0:
+		return state{why: "the interface was deleted under its link; attach again"}
+	case info.Program != id:
+		return state{why: fmt.Sprintf("the link runs another program (%s); detach and attach again", describeProgram(info.Program))}
+	}
+	return state{live: true}
+}
+
+func (at attachment) inspectFilter(nl netlink.Link, id ebpf.ProgramID) state {
+	f, err := findFilter(nl)
+	switch {
+	case err != nil:
+		return state{why: err.Error()}
+	case f == nil || ebpf.ProgramID(f.Id) != id:
+		return state{why: "our filter is gone from clsact; attach again"}
+	}
+	return state{live: true}
+}
+
+func linkIfindex(info *link.Info) uint32 {
+	if x := info.XDP(); x != nil {
+		return x.Ifindex
+	}
+	if x := info.TCX(); x != nil {
+		return x.Ifindex
+	}
+	return 0
+}
+
+// drop takes one attachment away: its hook first, then its pins and its record. An interface that is
+// gone has taken its hook with it.
+func (i *Instance) drop(at attachment) error {
+	if at.key.hook == hookClsact {
+		if nl := at.device(); nl != nil {
+			if err := removeFilter(nl); err != nil {
+				return err
+			}
+		}
+	} else if err := os.Remove(i.dir.link(at.key)); err != nil {
+		return fmt.Errorf("remove link: %w", err)
+	}
+	if err := os.Remove(i.dir.prog(at.key)); err != nil {
+		return fmt.Errorf("remove program: %w", err)
+	}
+	if at.slot < uint32(limiterAbiMAX_INTERFACES) {
+		if err := i.maps.Interfaces.Put(at.slot, limiterInterface{}); err != nil {
+			return fmt.Errorf("clear interface record: %w", err)
+		}
+	}
+	return nil
+}
+
+// device is the attachment's interface, for a caller inside its namespace; nil if it is gone.
+func (at attachment) device() netlink.Link {
+	nl, err := netlink.LinkByIndex(at.key.ifindex)
+	if err != nil {
+		return nil
+	}
+	return nl
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hook is where in the kernel a program sits. The mode says how it was put there.
+type hook string
+
+const (
+	hookXDP    hook = "xdp"
+	hookTCX    hook = "tcx"
+	hookClsact hook = "clsact"
+)
+
+func (h hook) valid() bool { return h == hookXDP || h == hookTCX || h == hookClsact }
+
+// program is the name of the entry that a hook runs.
+func (h hook) program() string {
+	if h == hookXDP {
+		return limiterProgSynwardXdp
+	}
+	return limiterProgSynwardTc
+}
+
+// hooks lists what a mode may be attached by, best first.
+func (m Mode) hooks() []hook {
+	if m == ModeTC {
+		return []hook{hookTCX, hookClsact}
+	}
+	return []hook{hookXDP}
+}
+
+// code is how an interface record keeps its mode.
+func (m Mode) code() uint32 {
+	for i, known := range modeCodes {
+		if m == known {
+			return uint32(i)
+		}
+	}
+	return 0
+}
+
+var modeCodes = [...]Mode{"", ModeNative, ModeTC, ModeGeneric}
+
+func modeFromCode(code uint32) Mode {
+	if code < uint32(len(modeCodes)) {
+		return modeCodes[code]
+	}
+	return ""
+}
+
+// filterPriority and filterHandle mark our clsact filter: a replacement is one step, and nothing of
+// anyone else's is touched.
+const (
+	filterPriority = 1
+	filterHandle   = 0x5379 // "Sy"
+	filterName     = "synward"
+)
+
+// hookUp puts prog on the interface and returns the link to pin; nil for clsact, which has none.
+// Nothing that is there already is displaced.
+func hookUp(h hook, m Mode, nl netlink.Link, prog *ebpf.Program) (link.Link, error) {
+	index := nl.Attrs().Index
+	switch h {
+	case hookXDP:
+		flags := link.XDPDriverMode
+		if m == ModeGeneric {
+			flags = link.XDPGenericMode
+		}
+		return link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: flags})
+	case hookTCX:
+		return link.AttachTCX(link.TCXOptions{
+			Program: prog, Interface: index, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+		})
+	default:
+		return nil, addFilter(nl, prog)
+	}
+}
+
+// addFilter attaches by clsact, for kernels before 6.6. The queueing discipline may be there already.
+func addFilter(nl netlink.Link, prog *ebpf.Program) error {
+	qdisc := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: nl.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		},
+		QdiscType: "clsact",
+	}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("add clsact: %w", err)
+	}
+	if err := netlink.FilterReplace(filterFor(nl, prog.FD())); err != nil {
+		return fmt.Errorf("add filter: %w", err)
+	}
+	return nil
+}
+
+func filterFor(nl netlink.Link, fd int) *netlink.BpfFilter {
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: nl.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS,
+			Handle: filterHandle, Protocol: unix.ETH_P_ALL, Priority: filterPriority,
+		},
+		Fd: fd, Name: filterName, DirectAction: true,
+	}
+}
+
+// findFilter returns our clsact filter, nil if it is not there.
+func findFilter(nl netlink.Link) (*netlink.BpfFilter, error) {
+	filters, err := netlink.FilterList(nl, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return nil, fmt.Errorf("list filters: %w", err)
+	}
+	for _, f := range filters {
+		b, ok := f.(*netlink.BpfFilter)
+		if ok && b.Handle == filterHandle && b.Name == filterName {
+			return b, nil
+		}
+	}
+	return nil, nil
+}
+
+// removeFilter takes our filter away, and clsact with it only if nothing else uses it.
+func removeFilter(nl netlink.Link) error {
+	f, err := findFilter(nl)
+	if err != nil {
+		return err
+	}
+	if f != nil {
+		if err := netlink.FilterDel(f); err != nil {
+			return fmt.Errorf("remove filter: %w", err)
+		}
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		left, err := netlink.FilterList(nl, parent)
+		if err != nil || len(left) > 0 {
+			return nil
+		}
+	}
+	qdiscs, err := netlink.QdiscList(nl)
+	if err != nil {
+		return nil
+	}
+	for _, q := range qdiscs {
+		if q.Type() == "clsact" {
+			return netlink.QdiscDel(q)
+		}
+	}
+	return nil
+}
+
+// foreignXDP names an XDP program on the interface that is not among ours.
+func foreignXDP(nl netlink.Link, ours map[ebpf.ProgramID]bool) error {
+	xdp := nl.Attrs().Xdp
+	if xdp == nil || !xdp.Attached || ours[ebpf.ProgramID(xdp.ProgId)] {
+		return nil
+	}
+	name := nl.Attrs().Name
+	return fmt.Errorf("%s runs another XDP program (%s); to work beside it: synward attach %s --mode tc: %w",
+		name, describeProgram(ebpf.ProgramID(xdp.ProgId)), name, ErrRefused)
+}
+
+func describeProgram(id ebpf.ProgramID) string {
+	prog, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return fmt.Sprintf("id %d", id)
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		return fmt.Sprintf("id %d", id)
+	}
+	return fmt.Sprintf("id %d, name %s, tag %s", id, info.Name, info.Tag)
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// lpmFamilyBits is how much of a trie key the family takes in front of the address.
+const lpmFamilyBits = 32
+
+// originOperator marks what was typed.
+const originOperator = "operator"
+
+// listMaps are the two maps that hold one list.
+type listMaps struct {
+	id       limiterListId
+	hosts    *ebpf.Map
+	prefixes *ebpf.Map
+}
+
+func (i *Instance) list(l List) listMaps {
+	if l == Allow {
+		return listMaps{limiterListIdLIST_ALLOW, i.maps.AllowHosts, i.maps.AllowPrefixes}
+	}
+	return listMaps{limiterListIdLIST_BLOCK, i.maps.BlockHosts, i.maps.BlockPrefixes}
+}
+
+// place says which map a prefix lives in and its key there: hosts and IPv6 /64s in the hash.
+func (m listMaps) place(p netip.Prefix) (*ebpf.Map, limiterPrefixKey) {
+	key := limiterPrefixKey{Prefixlen: uint32(p.Bits()), Addr: dataAddr(p.Addr())}
+	if p.IsSingleIP() || p.Addr().Is6() && p.Bits() == 64 {
+		return m.hosts, key
+	}
+	key.Prefixlen += lpmFamilyBits
+	return m.prefixes, key
+}
+
+// prefixOf is the reverse of place. Pinned maps are input: what makes no sense is not ok.
+func (m listMaps) prefixOf(key limiterPrefixKey, trie bool) (netip.Prefix, bool) {
+	addr := netAddr(key.Addr)
+	length := int(key.Prefixlen)
+	if trie {
+		length -= lpmFamilyBits
+	}
+	p := netip.PrefixFrom(addr, length)
+	return p, p.IsValid()
+}
+
+// Add puts entries on a list; one that is there already is replaced and keeps its hits. All are
+// added or none: ErrFull names the first that did not fit.
+func (i *Instance) Add(l List, entries []Entry) error {
+	index, err := i.openIndex()
+	if err != nil {
+		return err
+	}
+	defer index.close()
+	m := i.list(l)
+	var undo []func() error
+	for _, e := range entries {
+		e.Prefix = e.Prefix.Masked()
+		index.set(e.Prefix)
+		back, err := i.put(m, e)
+		if err != nil {
+			slices.Reverse(undo)
+			errs := []error{fmt.Errorf("add %s: %w", e.Prefix, err)}
+			for _, f := range undo {
+				errs = append(errs, f())
+			}
+			return errors.Join(errs...)
+		}
+		undo = append(undo, back)
+	}
+	return nil
+}
+
+// put writes one entry and its note and returns how to take both back.
+func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
+	target, key := m.place(e.Prefix)
+	value := limiterListEntry{Scope: uint32(limiterScopeSCOPE_ALL), Prefixlen: key.Prefixlen}
+	if e.Scope == ScopeNew {
+		value.Scope = uint32(limiterScopeSCOPE_NEW)
+	}
+	if !e.Expires.IsZero() {
+		value.ExpiresNs = dataTime(e.Expires)
+	}
+	before, had, err := m.exact(target, key)
+	if err != nil {
+		return nil, err
+	}
+	value.Hits = before.Hits
+	if err := target.Put(key, value); err != nil {
+		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+			return nil, fmt.Errorf("map %s holds %d entries: %w; remove some first", target, target.MaxEntries(), ErrFull)
+		}
+		return nil, err
+	}
+	noteKey := limiterListNoteKey{Prefix: key, List: uint32(m.id)}
+	noteBefore, noteErr := i.note(noteKey)
+	if err := i.putNote(noteKey, e); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if !had {
+			return errors.Join(target.Delete(key), i.maps.ListNotes.Delete(noteKey))
+		}
+		err := target.Put(key, before)
+		if noteErr == nil {
+			err = errors.Join(err, i.maps.ListNotes.Put(noteKey, noteBefore))
+		}
+		return err
+	}, nil
+}
+
+// exact reads the entry of just this prefix; a trie would answer with a wider one.
+func (m listMaps) exact(target *ebpf.Map, key limiterPrefixKey) (limiterListEntry, bool, error) {
+	var e limiterListEntry
+	err := target.Lookup(key, &e)
+	if isMissing(err) || err == nil && e.Prefixlen != key.Prefixlen {
+		return limiterListEntry{}, false, nil
+	}
+	if err != nil {
+		return limiterListEntry{}, false, fmt.Errorf("look up: %w", err)
+	}
+	return e, true, nil
+}
+
+// putNote keeps who made an entry and why. A table of notes that is full costs the note, not the
+// entry.
+func (i *Instance) putNote(key limiterListNoteKey, e Entry) error {
+	note := limiterListNote{Created: uint64(e.Created.Unix())}
+	copy(note.By[:len(note.By)-1], e.By)
+	copy(note.Reason[:len(note.Reason)-1], e.Reason)
+	err := i.maps.ListNotes.Put(key, note)
+	if err != nil && !errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("write note: %w", err)
+	}
+	return nil
+}
+
+func (i *Instance) note(key limiterListNoteKey) (limiterListNote, error) {
+	var note limiterListNote
+	err := i.maps.ListNotes.Lookup(key, &note)
+	return note, err
+}
+
+// Remove takes prefixes off a list and counts those that were on it.
+func (i *Instance) Remove(l List, prefixes []netip.Prefix) (removed int, err error) {
+	m := i.list(l)
+	for _, p := range prefixes {
+		target, key := m.place(p.Masked())
+		err := target.Delete(key)
+		if err != nil && !isMissing(err) {
+			return removed, fmt.Errorf("remove %s: %w", p, err)
+		}
+		if err == nil {
+			removed++
+		}
+		err = i.maps.ListNotes.Delete(limiterListNoteKey{Prefix: key, List: uint32(m.id)})
+		if err != nil && !isMissing(err) {
+			return removed, fmt.Errorf("remove note of %s: %w", p, err)
+		}
+	}
+	return removed, nil
+}
+
+// Entries lists what is in force, sorted by prefix; what has expired is not.
+func (i *Instance) Entries(l List) ([]Entry, error) {
+	m := i.list(l)
+	var out []Entry
+	for _, from := range []*ebpf.Map{m.hosts, m.prefixes} {
+		var key limiterPrefixKey
+		var value limiterListEntry
+		iter := from.Iterate()
+		for iter.Next(&key, &value) {
+			p, ok := m.prefixOf(key, from == m.prefixes)
+			if !ok || expired(value) {
+				continue
+			}
+			out = append(out, i.entry(m, p, key, value))
+		}
+		if err := iter.Err(); err != nil {
+			return nil, fmt.Errorf("read list: %w", err)
+		}
+	}
+	slices.SortFunc(out, func(a, b Entry) int {
+		return cmpPrefix(a.Prefix, b.Prefix)
+	})
+	return out, nil
+}
+
+func cmpPrefix(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}
+
+func expired(v limiterListEntry) bool { return v.ExpiresNs != 0 && v.ExpiresNs <= monotonicNow() }
+
+func (i *Instance) entry(m listMaps, p netip.Prefix, key limiterPrefixKey, v limiterListEntry) Entry {
+	e := Entry{Prefix: p, Scope: ScopeAll, Origin: originOperator, Hits: v.Hits}
+	if v.Scope == uint32(limiterScopeSCOPE_NEW) {
+		e.Scope = ScopeNew
+	}
+	if v.ExpiresNs != 0 {
+		e.Expires = wallTime(v.ExpiresNs)
+	}
+	if note, err := i.note(limiterListNoteKey{Prefix: key, List: uint32(m.id)}); err == nil {
+		e.Created = time.Unix(int64(note.Created), 0)
+		e.By, e.Reason = text(note.By[:]), text(note.Reason[:])
+	}
+	return e
+}
+
+func text(b []byte) string {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return string(s)
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// maps are the pinned maps of one instance, a field a map.
+type maps struct {
+	Meta          *ebpf.Map `ebpf:"meta"`
+	Control       *ebpf.Map `ebpf:"control"`
+	Policies      *ebpf.Map `ebpf:"policies"`
+	Meters        *ebpf.Map `ebpf:"meters"`
+	ListIndex     *ebpf.Map `ebpf:"list_index"`
+	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
+	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
+	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
+	BlockPrefixes *ebpf.Map `ebpf:"block_prefixes"`
+	ListNotes     *ebpf.Map `ebpf:"list_notes"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Sources       *ebpf.Map `ebpf:"sources"`
+	LedgerBudget  *ebpf.Map `ebpf:"ledger_budget"`
+	Interfaces    *ebpf.Map `ebpf:"interfaces"`
+}
+
+// byName walks the fields under the names that the object, the pins and the commands share.
+func (m *maps) byName() map[string]**ebpf.Map {
+	return map[string]**ebpf.Map{
+		limiterMapMeta:          &m.Meta,
+		limiterMapControl:       &m.Control,
+		limiterMapPolicies:      &m.Policies,
+		limiterMapMeters:        &m.Meters,
+		limiterMapListIndex:     &m.ListIndex,
+		limiterMapAllowHosts:    &m.AllowHosts,
+		limiterMapAllowPrefixes: &m.AllowPrefixes,
+		limiterMapBlockHosts:    &m.BlockHosts,
+		limiterMapBlockPrefixes: &m.BlockPrefixes,
+		limiterMapListNotes:     &m.ListNotes,
+		limiterMapCounters:      &m.Counters,
+		limiterMapSources:       &m.Sources,
+		limiterMapLedgerBudget:  &m.LedgerBudget,
+		limiterMapInterfaces:    &m.Interfaces,
+	}
+}
+
+func (m *maps) close() {
+	for _, field := range m.byName() {
+		if *field != nil {
+			(*field).Close()
+		}
+	}
+}
+
+// createMaps makes an instance's maps in the kernel. They live until they are closed or pinned.
+func createMaps() (*maps, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise memlock limit: %w", err)
+	}
+	spec, err := loadLimiter()
+	if err != nil {
+		return nil, fmt.Errorf("read program: %w", err)
+	}
+	m := &maps{}
+	for name, field := range m.byName() {
+		*field, err = ebpf.NewMap(spec.Maps[name])
+		if err != nil {
+			m.close()
+			return nil, fmt.Errorf("create map %s: %w", name, err)
+		}
+	}
+	meta := limiterMeta{Abi: uint32(limiterAbiABI_VERSION)}
+	if err := m.Meta.Put(uint32(0), meta); err != nil {
+		m.close()
+		return nil, fmt.Errorf("write map meta: %w", err)
+	}
+	return m, nil
+}
+
+func (m *maps) pin(dir pinDir) error {
+	for name, field := range m.byName() {
+		if err := (*field).Pin(filepath.Join(dir.maps(), name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// openMaps opens the pinned maps of dir and trusts none of them before their shape and ABI are known.
+func openMaps(dir pinDir) (*maps, error) {
+	spec, err := loadLimiter()
+	if err != nil {
+		return nil, fmt.Errorf("read program: %w", err)
+	}
+	m := &maps{}
+	for name, field := range m.byName() {
+		path := filepath.Join(dir.maps(), name)
+		*field, err = ebpf.LoadPinnedMap(path, nil)
+		if err == nil {
+			err = spec.Maps[name].Compatible(*field)
+		}
+		if err != nil {
+			m.close()
+			return nil, fmt.Errorf("open map %s: %w; another version of synward made it: use that one, or detach --all with it first", path, err)
+		}
+	}
+	var meta limiterMeta
+	if err := m.Meta.Lookup(uint32(0), &meta); err != nil {
+		m.close()
+		return nil, fmt.Errorf("read map meta: %w", err)
+	}
+	if meta.Abi != uint32(limiterAbiABI_VERSION) {
+		m.close()
+		return nil, fmt.Errorf("pins in %s have ABI %d and this synward speaks %d: use the version that made them", dir, meta.Abi, uint32(limiterAbiABI_VERSION))
+	}
+	return m, nil
+}
+
+// frozen are the settings that are compiled into a program when it is loaded.
+type frozen struct {
+	slot       uint32
+	linkHeader bool
+	frags      bool
+}
+
+// loadProgram loads the program for a hook on the maps of m.
+func (m *maps) loadProgram(h hook, f frozen) (*ebpf.Program, error) {
+	spec, err := loadLimiter()
+	if err != nil {
+		return nil, fmt.Errorf("read program: %w", err)
+	}
+	name := h.program()
+	for other := range spec.Programs {
+		if other != name {
+			delete(spec.Programs, other)
+		}
+	}
+	set := map[string]any{
+		limiterVarInterfaceSlot: f.slot,
+		limiterVarHasLinkHeader: f.linkHeader,
+		limiterVarMayHaveFrags:  f.frags,
+	}
+	for variable, value := range set {
+		if err := spec.Variables[variable].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", variable, err)
+		}
+	}
+	replace := map[string]*ebpf.Map{}
+	for name, field := range m.byName() {
+		replace[name] = *field
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil {
+		return nil, loadError(err)
+	}
+	defer coll.Close()
+	return coll.DetachProgram(name), nil
+}
+
+// loadError keeps the verifier's last words and drops the pages before them.
+func loadError(err error) error {
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return fmt.Errorf("load program: the kernel's verifier refused it: %w", verifier)
+	}
+	return fmt.Errorf("load program: %w", err)
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// pinDir is one instance's directory on a bpffs: maps/, progs/ and links/.
+type pinDir string
+
+func (d pinDir) maps() string  { return filepath.Join(string(d), "maps") }
+func (d pinDir) progs() string { return filepath.Join(string(d), "progs") }
+func (d pinDir) links() string { return filepath.Join(string(d), "links") }
+
+// pinKey names an attachment. An ifindex repeats across network namespaces, the cookie does not.
+type pinKey struct {
+	cookie  uint64
+	ifindex int
+	hook    hook
+}
+
+// String is the file name of the pins: bpffs names hold no dot, so no interface name is in it.
+func (k pinKey) String() string {
+	return fmt.Sprintf("%d-%d-%s", k.cookie, k.ifindex, k.hook)
+}
+
+func parsePinKey(name string) (pinKey, error) {
+	parts := strings.SplitN(name, "-", 3)
+	if len(parts) != 3 {
+		return pinKey{}, fmt.Errorf("parse pin %q: not cookie-ifindex-hook", name)
+	}
+	cookie, err := strconv.ParseUint(parts[0], 10, 64)
+	if err != nil {
+		return pinKey{}, fmt.Errorf("parse pin %q: %w", name, err)
+	}
+	ifindex, err := strconv.ParseUint(parts[1], 10, 31)
+	if err != nil {
+		return pinKey{}, fmt.Errorf("parse pin %q: %w", name, err)
+	}
+	h := hook(parts[2])
+	if !h.valid() {
+		return pinKey{}, fmt.Errorf("parse pin %q: unknown hook", name)
+	}
+	return pinKey{cookie, int(ifindex), h}, nil
+}
+
+func (d pinDir) prog(k pinKey) string { return filepath.Join(d.progs(), k.String()) }
+func (d pinDir) link(k pinKey) string { return filepath.Join(d.links(), k.String()) }
+
+// exists reports whether the directory is there and is safe to use.
+func (d pinDir) exists() (bool, error) {
+	info, err := os.Lstat(string(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at pin directory: %w", err)
+	}
+	return true, d.check(info)
+}
+
+// check refuses a directory that someone else could have made: bpffs may be writable by all (1777).
+func (d pinDir) check(info fs.FileInfo) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(string(d), &st); err != nil {
+		return fmt.Errorf("look at pin directory: %w", err)
+	}
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a directory; remove it: %w", d, ErrRefused)
+	case int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s belongs to user %d and not to this one; remove it: %w", d, st.Uid, ErrRefused)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s is open to others (%v); chmod 700 it or remove it: %w", d, info.Mode().Perm(), ErrRefused)
+	}
+	return nil
+}
+
+// checkFS wants the parent of the pin directory to be a BPF file system.
+func (d pinDir) checkFS() error {
+	if strings.Contains(filepath.Base(string(d)), ".") {
+		return fmt.Errorf("pin directory %s: a name on a BPF file system holds no dot: %w", d, ErrInvalid)
+	}
+	parent := filepath.Dir(string(d))
+	var st unix.Statfs_t
+	if err := unix.Statfs(parent, &st); err != nil {
+		return fmt.Errorf("pin directory %s: %w; mount one: mount -t bpf bpf %s", d, err, parent)
+	}
+	if st.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s is not a BPF file system; mount one: mount -t bpf bpf %s", parent, parent)
+	}
+	return nil
+}
+
+// staging is where a new instance is built before it is renamed to its place.
+func (d pinDir) staging() pinDir { return d + "-new" }
+
+func (d pinDir) make() error {
+	for _, dir := range []string{string(d), d.maps(), d.progs(), d.links()} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// remove takes every pin away. What is killed half-way leaves no link behind and is finished by the
+// next command that writes.
+func (d pinDir) remove() error {
+	if err := os.RemoveAll(string(d)); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}
+
+// attachments lists what is pinned, sorted by name. A program without its link is what a killed
+// attach left: not an attachment. A clsact filter has no link; its program alone stands for it.
+func (d pinDir) attachments() ([]pinKey, error) {
+	progs, err := d.keys(d.progs())
+	if err != nil {
+		return nil, err
+	}
+	var keys []pinKey
+	for _, k := range progs {
+		if k.hook != hookClsact {
+			if _, err := os.Lstat(d.link(k)); err != nil {
+				continue
+			}
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func (d pinDir) keys(dir string) ([]pinKey, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	var keys []pinKey
+	for _, e := range entries {
+		k, err := parsePinKey(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// sweep removes programs without a link and links without a program: the halves that a killed
+// command left. Writers call it under the exclusive lock.
+func (d pinDir) sweep() error {
+	attached, err := d.attachments()
+	if err != nil {
+		return err
+	}
+	whole := map[pinKey]bool{}
+	for _, k := range attached {
+		whole[k] = true
+	}
+	for _, dir := range []string{d.progs(), d.links()} {
+		keys, err := d.keys(dir)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if whole[k] {
+				continue
+			}
+			if err := os.Remove(filepath.Join(dir, k.String())); err != nil {
+				return fmt.Errorf("remove stale pin: %w", err)
+			}
+		}
+	}
+	return nil
+}
