@@ -187,8 +187,8 @@ func (i *Instance) drop(at attachment) error {
 				return err
 			}
 		}
-	} else if err := os.Remove(i.dir.link(at.key)); err != nil {
-		return fmt.Errorf("remove link: %w", err)
+	} else if err := i.dir.removeLink(at.key); err != nil {
+		return err
 	}
 	if err := os.Remove(i.dir.prog(at.key)); err != nil {
 		return fmt.Errorf("remove program: %w", err)
@@ -197,6 +197,23 @@ func (i *Instance) drop(at attachment) error {
 		if err := i.maps.Interfaces.Put(at.slot, limiterInterface{}); err != nil {
 			return fmt.Errorf("clear interface record: %w", err)
 		}
+	}
+	return nil
+}
+
+// removeLink unpins a link and takes it off its hook before it returns: what the kernel does by itself
+// once nothing holds a link comes a moment later. Killed in between, the link ends with the process.
+func (d pinDir) removeLink(k pinKey) error {
+	l, err := link.LoadPinnedLink(d.link(k), nil)
+	if err != nil {
+		return fmt.Errorf("open link: %w", err)
+	}
+	defer l.Close()
+	if err := l.Unpin(); err != nil {
+		return fmt.Errorf("remove link: %w", err)
+	}
+	if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
+		return fmt.Errorf("take link off: %w", err)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ type feature struct {
 	// probe tries it and changes nothing. detail says what was found, or else the error does;
 	// ebpf.ErrNotSupported stands for a plain no.
 	probe func() (detail string, err error)
-	// need says who needs it, fix the way out; an empty fix is floor.
+	// need says who needs it where that is not plain, fix the way out; an empty fix is floor.
 	need, fix string
 }
 
@@ -41,7 +41,10 @@ func (f feature) try() Finding {
 	if fix == "" {
 		fix = floor
 	}
-	return Finding{Name: f.name, Detail: detail, Fix: f.need + ": " + fix}
+	if f.need != "" {
+		fix = f.need + ": " + fix
+	}
+	return Finding{Name: f.name, Detail: detail, Fix: fix}
 }
 
 // probeError is a probe's own words for what it found.
@@ -98,7 +101,7 @@ func privilegeFeature() feature {
 func bpffsFeature(dir pinDir) feature {
 	return feature{
 		name: "bpf file system", probe: func() (string, error) { return probeBPFFS(dir) },
-		need: "pins need it", fix: "mount -t bpf bpf " + parentOf(dir),
+		fix: "mount -t bpf bpf " + parentOf(dir),
 	}
 }
 
@@ -111,10 +114,6 @@ func kernelFeatures() []feature {
 	return append(all,
 		feature{name: "xdp link", probe: plain(probeXDPLink), need: "XDP that outlives the command needs it"},
 		feature{name: "netns cookie", probe: probeNetnsCookie, need: "the names of pins need it"},
-		feature{
-			name: "membarrier", probe: plain(probeMembarrier), need: "changing the policy needs it",
-			fix: "use a kernel with CONFIG_MEMBARRIER that is not booted with nohz_full",
-		},
 	)
 }
 

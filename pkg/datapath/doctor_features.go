@@ -3,6 +3,9 @@
 package datapath
 
 import (
+	"fmt"
+	"os"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
@@ -75,5 +78,29 @@ func mapFeatures() []feature {
 		kind("lpm_trie", ebpf.LPMTrie, "lists of prefixes need it"),
 		flag("mmapable", features.BPF_F_MMAPABLE, "meters and the list index need it"),
 		flag("no_prealloc", features.BPF_F_NO_PREALLOC, "lists need it"),
+	}
+}
+
+// optionalFindings are what is good to have or to know.
+func optionalFindings() []Finding {
+	tcx := "yes"
+	if err := haveTCX(); err != nil {
+		tcx = "not in this kernel: mode tc uses clsact filters, which `tc filter del` can take away"
+	}
+	barrier := "yes"
+	if err := haveMembarrier(); err != nil {
+		barrier = "not global in this kernel: a change of policy waits by a map of maps"
+	}
+	vmlinux := "yes"
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		vmlinux = "not in this kernel: nothing here needs it, tracing tools do"
+	}
+	tick := fmt.Sprintf("%v; limits that fill within %v are judged by the precise clock",
+		clockTick(), preciseTicks*clockTick())
+	return []Finding{
+		{Name: "tcx", OK: true, Detail: tcx},
+		{Name: "membarrier", OK: true, Detail: barrier},
+		{Name: "kernel btf", OK: true, Detail: vmlinux},
+		{Name: "clock tick", OK: true, Detail: tick},
 	}
 }

@@ -5,7 +5,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -13,24 +12,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// optionalFindings are what is good to have or to know.
-func optionalFindings() []Finding {
-	tcx := "yes"
-	if err := haveTCX(); err != nil {
-		tcx = "not in this kernel: mode tc uses clsact filters, which `tc filter del` can take away"
-	}
-	vmlinux := "yes"
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		vmlinux = "not in this kernel: nothing here needs it, tracing tools do"
-	}
-	tick := fmt.Sprintf("%v; shorter limits are judged by the precise clock", clockTick())
-	return []Finding{
-		{Name: "tcx", OK: true, Detail: tcx},
-		{Name: "kernel btf", OK: true, Detail: vmlinux},
-		{Name: "clock tick", OK: true, Detail: tick},
-	}
-}
 
 // interfaceFindings looks at one interface and touches nothing.
 func interfaceFindings(ifname string) []Finding {
@@ -115,7 +96,7 @@ func xdpFinding(nl netlink.Link) Finding {
 	}
 	id := ebpf.ProgramID(xdp.ProgId)
 	found.Detail = describeProgram(id)
-	if programName(id) != limiterProgSynwardXdp {
+	if name := programName(id); name != "" && name != limiterProgSynwardXdp {
 		found.OK = false
 		found.Fix = fmt.Sprintf("modes native and generic need its place: synward attach %s --mode tc, or remove it with the tool that put it there", nl.Attrs().Name)
 	}

@@ -23,12 +23,11 @@ const (
 type xdpFeatures uint64
 
 const (
-	xdpBasic      xdpFeatures = 1 << 0 // native XDP
-	xdpMultiBuf   xdpFeatures = 1 << 5 // frames in more than one buffer
-	xdpAnnounces6             = "Linux before 6.3 does not tell"
+	xdpBasic    xdpFeatures = 1 << 0 // native XDP
+	xdpMultiBuf xdpFeatures = 1 << 5 // frames in more than one buffer
 )
 
-var errNotAnnounced = errors.New(xdpAnnounces6)
+var errNotAnnounced = errors.New("kernels before 6.3 do not tell")
 
 // announcedXDP asks what the driver of an interface of the caller's network namespace announces. That
 // is a word and no promise: a driver may still refuse for its MTU, queues or offloads. The error
@@ -39,8 +38,10 @@ func announcedXDP(ifindex int) (xdpFeatures, error) {
 		return 0, errNotAnnounced
 	}
 	req := nl.NewNetlinkRequest(int(family.ID), 0)
-	req.AddData(&nl.Genlmsg{Command: netdevCmdDevGet, Version: uint8(family.Version)})
-	req.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(ifindex))))
+	// Not nl.Genlmsg: it sends whatever lies behind it in memory as the reserved bytes, and this family
+	// wants zeros.
+	req.AddRawData([]byte{netdevCmdDevGet, uint8(family.Version), 0, 0})
+	req.AddRawData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(ifindex))).Serialize())
 	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("ask for xdp features: %w", err)

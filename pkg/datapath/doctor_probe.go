@@ -147,8 +147,8 @@ func haveTCX() error {
 	return notSupported(err)
 }
 
-// probeMembarrier asks which commands membarrier(2) has; kernels with nohz_full lack the global one.
-func probeMembarrier() error {
+// haveMembarrier asks which commands membarrier(2) has; kernels with nohz_full lack the global one.
+func haveMembarrier() error {
 	const query, global = 0, 1
 	commands, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, query, 0, 0)
 	if errno != 0 || commands&global == 0 {
@@ -164,7 +164,7 @@ func probeBPFFS(dir pinDir) (string, error) {
 		return "", probeError(fmt.Sprintf("%s: %v", parent, err))
 	}
 	if st.Type != unix.BPF_FS_MAGIC {
-		return "", probeError(fmt.Sprintf("%s is not one", parent))
+		return "", probeError(fmt.Sprintf("%s is none, and pins need one", parent))
 	}
 	return parent, nil
 }

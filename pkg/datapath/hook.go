@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -158,26 +160,42 @@ func removeFilter(nl netlink.Link) error {
 	return nil
 }
 
-// foreignXDP names an XDP program on the interface that is not among ours.
+// dyingFor is how long a program that a killed command left may take to leave its hook.
+const dyingFor = time.Second
+
+// foreignXDP refuses an interface that runs somebody else's XDP program, by name. One of ours that no
+// pin holds belongs to a command that was killed, and is gone in a moment; what stays is of another
+// instance.
 func foreignXDP(nl netlink.Link, ours map[ebpf.ProgramID]bool) error {
-	xdp := nl.Attrs().Xdp
-	if xdp == nil || !xdp.Attached || ours[ebpf.ProgramID(xdp.ProgId)] {
-		return nil
-	}
 	name := nl.Attrs().Name
-	return fmt.Errorf("%s runs another XDP program (%s); to work beside it: synward attach %s --mode tc: %w",
-		name, describeProgram(ebpf.ProgramID(xdp.ProgId)), name, ErrRefused)
+	for deadline := time.Now().Add(dyingFor); ; time.Sleep(dyingFor / 100) {
+		fresh, err := netlink.LinkByIndex(nl.Attrs().Index)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", name, err)
+		}
+		xdp := fresh.Attrs().Xdp
+		if xdp == nil || !xdp.Attached || ours[ebpf.ProgramID(xdp.ProgId)] {
+			return nil
+		}
+		program := describeProgram(ebpf.ProgramID(xdp.ProgId))
+		mayDie := strings.Contains(program, limiterProgSynwardXdp) || strings.HasSuffix(program, "ending")
+		if !mayDie || time.Now().After(deadline) {
+			return fmt.Errorf("%s runs another XDP program (%s); to work beside it: synward attach %s --mode tc: %w",
+				name, program, name, ErrRefused)
+		}
+	}
 }
 
+// describeProgram names a program for people. A program that can no longer be opened is dying.
 func describeProgram(id ebpf.ProgramID) string {
 	prog, err := ebpf.NewProgramFromID(id)
 	if err != nil {
-		return fmt.Sprintf("id %d", id)
+		return fmt.Sprintf("id %d, ending", id)
 	}
 	defer prog.Close()
 	info, err := prog.Info()
 	if err != nil {
-		return fmt.Sprintf("id %d", id)
+		return fmt.Sprintf("id %d, ending", id)
 	}
 	return fmt.Sprintf("id %d, name %s, tag %s", id, info.Name, info.Tag)
 }

@@ -9,102 +9,116 @@ import (
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/internal/testenv"
-	"github.com/synward/synward/pkg/policy"
 )
-
-// bench is one server behind an attached interface, with a client on the other end of a veth.
-type bench struct {
-	*testenv.Pair
-	t      *testing.T
-	pinDir string
-}
-
-func newBench(t *testing.T, opts testenv.PairOptions) *bench {
-	t.Helper()
-	b := &bench{Pair: testenv.NewPair(t, opts), t: t, pinDir: testenv.BPFFS(t) + "/synward"}
-	t.Cleanup(func() {
-		if _, err := datapath.DetachAll(b.pinDir); err != nil {
-			t.Errorf("detach --all: %v", err)
-		}
-	})
-	return b
-}
-
-func (b *bench) attach(mode datapath.Mode, limit *policy.NewLimit) *datapath.AttachResult {
-	b.t.Helper()
-	var result *datapath.AttachResult
-	err := b.Server.Do(func() (err error) {
-		result, err = datapath.Attach(datapath.AttachOptions{
-			PinDir: b.pinDir, Interface: b.ServerIf, Mode: mode, Limit: limit,
-		})
-		return err
-	})
-	if err != nil {
-		b.t.Fatalf("attach: %v", err)
-	}
-	return result
-}
-
-func perSecond(count, burst uint64) *policy.NewLimit {
-	return &policy.NewLimit{Rate: policy.Rate{Count: count, Period: time.Second}, Burst: burst}
-}
-
-// family is one address family's view of a bench: the server, the client, and one beside it.
-type family struct{ server, client, beside netip.Addr }
-
-func bothFamilies() map[string]family {
-	return map[string]family{
-		"IPv4": {netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("10.77.0.2"), netip.MustParseAddr("10.77.0.3")},
-		"IPv6": {netip.MustParseAddr("fd77::1"), netip.MustParseAddr("fd77::2"), netip.MustParseAddr("fd77:0:0:1::3")},
-	}
-}
-
-func eachMode(t *testing.T, test func(t *testing.T, mode datapath.Mode)) {
-	for _, mode := range []datapath.Mode{datapath.ModeNative, datapath.ModeGeneric, datapath.ModeTC} {
-		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
-	}
-}
 
 // A client over the limit gets what GCRA allows: the burst, then the rate. One beside it notices
 // nothing.
 func TestLimitAdmitsBurstThenRate(t *testing.T) {
+	eachModeAndFamily(t, func(b *bench, mode datapath.Mode, f family) {
+		b.attach(mode, rate(10, time.Second, 20))
+		server := b.server(f.server, testenv.ServerOptions{})
+		const attempts, spacing = 150, 10 * time.Millisecond
+		res, err := testenv.Hammer(b.Client, testenv.HammerOptions{
+			Sources: []netip.Addr{f.client}, Dst: server.Addr(), Rate: float64(time.Second / spacing), Count: attempts,
+		})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		// The last attempt leaves at the end of the others' time; what follows it is waiting for answers.
+		sending := max(res.Elapsed-300*time.Millisecond, (attempts-1)*spacing)
+		want := 20 + int(sending/(100*time.Millisecond))
+		if got := server.Count(f.client); got < want-1 || got > want+1 {
+			b.t.Errorf("server accepted %d connections of the hammering client in %v, want %d", got, sending, want)
+		}
+		for range 20 {
+			b.mustConnect(server, f.beside)
+		}
+		if refused := b.packets("over_new"); refused != uint64(attempts-res.Accepted) {
+			b.t.Errorf("over_new counts %d packets, want %d", refused, attempts-res.Accepted)
+		}
+	})
+}
+
+// TestOneSlash64IsOneSource: IPv6 by /128 would be free to rotate.
+func TestOneSlash64IsOneSource(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode datapath.Mode) {
-		for name, addr := range bothFamilies() {
-			t.Run(name, func(t *testing.T) {
-				b := newBench(t, testenv.PairOptions{ClientAddrs: []netip.Addr{addr.beside}})
-				b.attach(mode, perSecond(10, 20))
-				dst := netip.AddrPortFrom(addr.server, 8080)
-				server := testenv.NewServer(t, b.Server, dst, testenv.ServerOptions{})
-				checkHammer(t, b, server, dst, addr.client)
-				checkNeighbour(t, b, server, dst, addr.beside)
+		one, two := netip.MustParsePrefix("fd77:1:1:1::/64"), netip.MustParsePrefix("fd77:1:1:2::/64")
+		b := newBench(t, testenv.PairOptions{ClientPrefixes: []netip.Prefix{one, two}})
+		b.attach(mode, rate(1, 24*time.Hour, 7))
+		server := b.server(netip.MustParseAddr("fd77::1"), testenv.ServerOptions{})
+		for _, prefix := range []netip.Prefix{one, two} {
+			server.Reset()
+			var sources []netip.Addr
+			for addr := prefix.Addr().Next(); len(sources) < 1000; addr = addr.Next() {
+				sources = append(sources, addr)
+			}
+			_, err := testenv.Hammer(b.Client, testenv.HammerOptions{
+				Sources: sources, Dst: server.Addr(), Count: len(sources), Rate: 2000,
 			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := server.Total(); got != 7 {
+				t.Errorf("1000 addresses of %s: server accepted %d connections, want 7", prefix, got)
+			}
 		}
 	})
 }
 
-func checkHammer(t *testing.T, b *bench, server *testenv.Server, dst netip.AddrPort, src netip.Addr) {
-	start := time.Now()
-	res, err := testenv.Hammer(b.Client, testenv.HammerOptions{
-		Sources: []netip.Addr{src}, Dst: dst, Rate: 100, Duration: 2 * time.Second,
-	})
-	if err != nil {
-		t.Fatal(err)
+// A changed limit holds from its first packet on, and a level survives it: nobody gets a fresh burst
+// because the operator typed something.
+func TestLimitChangesWhileItRuns(t *testing.T) {
+	f := bothFamilies()["IPv4"]
+	b := newBench(t, testenv.PairOptions{})
+	b.attach(datapath.ModeNative, rate(1, time.Hour, 3))
+	server := b.server(f.server, testenv.ServerOptions{})
+	for range 3 {
+		b.mustConnect(server, f.client)
 	}
-	want := 20 + int(time.Since(start).Seconds()*10)
-	got := server.Count(src)
-	t.Logf("attempts %d, admitted %d, want %d: %+v", res.Attempted, got, want, res)
-	if got > want || got < 20+18 {
-		t.Errorf("server accepted %d connections of the hammering client, want %d", got, want)
+	b.mustNotConnect(server, f.client)
+	b.change(func(i *datapath.Instance) error { return i.SetLimit(rate(1, time.Hour, 5)) })
+	b.mustConnect(server, f.client)
+	b.mustConnect(server, f.client)
+	b.mustNotConnect(server, f.client)
+	b.change(func(i *datapath.Instance) error { return i.SetLimit(rate(100, time.Second, 2)) })
+	b.mustConnect(server, f.client)
+	b.change(func(i *datapath.Instance) error { return i.SetLimit(nil) })
+	for range 10 {
+		b.mustConnect(server, f.client)
 	}
 }
 
-func checkNeighbour(t *testing.T, b *bench, server *testenv.Server, dst netip.AddrPort, src netip.Addr) {
-	for range 20 {
-		if err := testenv.Connect(b.Client, src, dst, 300*time.Millisecond); err != nil {
-			t.Fatalf("the client beside it was refused: %v", err)
-		}
-	}
-	if got := server.Count(src); got != 20 {
-		t.Errorf("server accepted %d connections of the client beside it, want 20", got)
+// Forget lets an offender in again, and check says beforehand what the kernel then does.
+func TestCheckAgreesAndForgetClears(t *testing.T) {
+	for name, f := range bothFamilies() {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, testenv.PairOptions{})
+			b.attach(datapath.ModeNative, rate(1, time.Hour, 2))
+			server := b.server(f.server, testenv.ServerOptions{})
+			verdict := func() (v datapath.Verdict) {
+				b.change(func(i *datapath.Instance) (err error) {
+					v, err = i.Check(f.client)
+					return err
+				})
+				return v
+			}
+			for left := uint64(2); left > 0; left-- {
+				if v := verdict(); v.Verdict != "pass" || v.Reason != "under_limit" || v.Left != left {
+					t.Errorf("check with %d left: %+v", left, v)
+				}
+				b.mustConnect(server, f.client)
+			}
+			v := verdict()
+			wait := time.Until(v.Until)
+			if v.Verdict != "drop" || v.Reason != "over_new" || (wait-time.Hour).Abs() > time.Minute {
+				t.Errorf("check over the limit: %+v", v)
+			}
+			b.mustNotConnect(server, f.client)
+			b.change(func(i *datapath.Instance) error { return i.Forget(f.client) })
+			if v := verdict(); v.Verdict != "pass" || v.Left != 2 {
+				t.Errorf("check after forget: %+v", v)
+			}
+			b.mustConnect(server, f.client)
+		})
 	}
 }

@@ -88,7 +88,7 @@ func (s scene) nativeWarnings() []string {
 func (s scene) carriesVLAN() bool {
 	above := s.above()
 	for _, l := range s.links {
-		if above[l.Attrs().Index] && (l.Type() == "vlan" || l.Type() == "bridge") {
+		if above[l.Attrs().Index] && l.Type() == "vlan" {
 			return true
 		}
 	}

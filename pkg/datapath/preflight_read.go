@@ -86,16 +86,22 @@ func sshInterface(connection string) int {
 // operatorSSH is SSH_CONNECTION of this process or of the nearest ancestor that has it: sudo takes
 // it away from what it runs. Empty where there is none.
 func operatorSSH() string {
-	const name, deepest = "SSH_CONNECTION", 64
-	if value := os.Getenv(name); value != "" {
+	if value := os.Getenv(sshVariable); value != "" {
 		return value
 	}
-	pid := os.Getppid()
+	return ancestorSSH(os.Getppid())
+}
+
+const sshVariable = "SSH_CONNECTION"
+
+// ancestorSSH looks at a process and at those above it.
+func ancestorSSH(pid int) string {
+	const deepest = 64
 	for range deepest {
 		if pid <= 1 {
 			return ""
 		}
-		if value := environ(pid, name); value != "" {
+		if value := environ(pid, sshVariable); value != "" {
 			return value
 		}
 		pid = parentPID(pid)
