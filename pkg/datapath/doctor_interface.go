@@ -138,13 +138,13 @@ func clsactPrograms(nl netlink.Link) []*netlink.BpfFilter {
 	if err != nil {
 		return nil
 	}
-	var ours []*netlink.BpfFilter
+	var all []*netlink.BpfFilter
 	for _, f := range filters {
 		if b, ok := f.(*netlink.BpfFilter); ok {
-			ours = append(ours, b)
+			all = append(all, b)
 		}
 	}
-	return ours
+	return all
 }
 
 // programName is the name that a loaded program was given, "" if it cannot be asked.

@@ -59,7 +59,7 @@ func TestDoctorOfVeth(t *testing.T) {
 			"interface":   fmt.Sprintf("v0, index %d, up", index),
 			"driver":      "veth",
 			"link layer":  "Ethernet: native, tc and generic",
-			"rx queues":   "1",
+			"rx queues":   fmt.Sprint(linkOf(t, "v0").Attrs().NumRxQueues),
 			"mtu":         "1500",
 			"xdp program": "none",
 			"tc programs": "none",

@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"fmt"
-	"math/bits"
 	"net/netip"
 	"sync/atomic"
 )
@@ -72,12 +71,4 @@ func (x *listIndex) setRange(first, n uint64) {
 		}
 		first += run
 	}
-}
-
-// fill is how many bits are set, for doctor and tests.
-func (x *listIndex) fill() (n int) {
-	for i := range x.all {
-		n += bits.OnesCount64(atomic.LoadUint64(&x.all[i]))
-	}
-	return n
 }

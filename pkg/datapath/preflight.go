@@ -174,7 +174,7 @@ func isTunnel(nl netlink.Link) bool {
 	case "wireguard", "ipip", "ip6tnl", "sit", "gre", "ip6gre", "gretap", "ip6gretap", "erspan", "ip6erspan",
 		"vxlan", "geneve", "vti", "vti6", "xfrm", "ppp", "gtp", "bareudp", "fou", "ovpn", "amt":
 		return true
-	case "tun":
+	case "tuntap":
 		return nl.Attrs().EncapType != "ether" || nl.Attrs().MasterIndex == 0
 	}
 	return false

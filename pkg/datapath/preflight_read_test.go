@@ -86,6 +86,28 @@ func TestPreflightOfTheDefaultRouteElsewhere(t *testing.T) {
 	wantWarnings(t, ns, "w0")
 }
 
+// What comes in by a macvlan comes in by its parent first.
+func TestPreflightOfTheDefaultRouteOnTop(t *testing.T) {
+	ns := pair(t)
+	inside(t, ns, func() {
+		parent := linkOf(t, "v0").Attrs().Index
+		top := &netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Name: "m0", ParentIndex: parent}, Mode: netlink.MACVLAN_MODE_BRIDGE}
+		if err := netlink.LinkAdd(top); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for _, err := range []error{
+		ns.LinkUp("m0"), ns.AddAddr("m0", "198.51.100.1/24"),
+		ns.AddRoute("m0", netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("198.51.100.2")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv(sshVariable, "203.0.113.9 50000 198.51.100.1 22")
+	wantWarnings(t, ns, "v0")
+}
+
 // An interface that the limiter is on already needs no mention.
 func TestPreflightKnowsWhatIsLimited(t *testing.T) {
 	ns := twoWays(t)

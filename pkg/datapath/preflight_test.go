@@ -155,15 +155,15 @@ func TestWarningsOfWays(t *testing.T) {
 
 func TestWarningsOfTunnels(t *testing.T) {
 	nic := fake("device", 2, "eth0")
-	tunnels := []netlink.Link{nic, fake("wireguard", 3, "wg0", noLinkHeader), fake("tun", 4, "tun0", noLinkHeader)}
+	tunnels := []netlink.Link{nic, fake("wireguard", 3, "wg0", noLinkHeader), fake("tuntap", 4, "tun0", noLinkHeader)}
 	notWg0 := func(l netlink.Link) bool { return l.Attrs().Name == "wg0" }
 	for _, c := range []warningCase{
 		{name: "two", scene: scene{links: tunnels}, want: []string{"what comes in through wg0, tun0 is judged only"}, has: "synward attach wg0"},
 		{name: "one of them limited", scene: scene{links: tunnels, limited: notWg0}, want: []string{"what comes in through tun0 is"}},
 		{name: "itself", scene: scene{links: tunnels[1:2]}},
 		{name: "down", scene: scene{links: []netlink.Link{nic, fake("sit", 3, "sit0", down)}}},
-		{name: "tap of a virtual machine", scene: scene{links: []netlink.Link{nic, fake("tun", 3, "vnet0", in(9)), fake("bridge", 9, "br0")}}},
-		{name: "tap of a tunnel", scene: scene{links: []netlink.Link{nic, fake("tun", 3, "tap0")}}, want: []string{"what comes in through tap0"}},
+		{name: "tap of a virtual machine", scene: scene{links: []netlink.Link{nic, fake("tuntap", 3, "vnet0", in(9)), fake("bridge", 9, "br0")}}},
+		{name: "tap of a tunnel", scene: scene{links: []netlink.Link{nic, fake("tuntap", 3, "tap0")}}, want: []string{"what comes in through tap0"}},
 		{name: "no tunnels", scene: scene{links: []netlink.Link{nic, fake("veth", 3, "v0"), fake("bridge", 9, "br0"), fake("vlan", 4, "v", on(2))}}},
 	} {
 		t.Run(c.name, c.run)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# clang that makes the committed BPF objects; another version makes other objects.
+CLANG ?= clang-14
+CLANG_FORMAT ?= clang-format-14
+# Kernels for test-vm: 5.10, 6.1, 6.12, 7.x or the name of a Debian suite.
+KERNELS ?= 6.1
+# Further flags for go test, e.g. TESTFLAGS='-v -run TestMeter'; RACE= tests without the race detector.
+TESTFLAGS ?=
+RACE ?= -race
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+export CLANG CLANG_FORMAT
+# sudo leaves out the directory where Go is usually unpacked.
+export PATH := $(PATH):/usr/local/go/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help build generate fmt lint check test test-vm demo clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+build: ## Build bin/synward
+	@scripts/setup.sh build
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" \
+		-o bin/synward ./cmd/synward
+
+generate: ## Compile the BPF programs and write their Go bindings
+	@scripts/setup.sh generate
+	BPF2GO_CC=$(CLANG) go generate ./...
+
+fmt: ## Format Go and C sources
+	@scripts/setup.sh fmt
+	gofmt -w .
+	find bpf pkg \( -path 'bpf/*.[ch]' -o -name '*.bpf.c' \) ! -name 'vmlinux*.h' -exec $(CLANG_FORMAT) -i {} +
+
+lint: ## Check formatting and run the linters
+	@scripts/setup.sh lint
+	@scripts/check.sh lint
+
+check: ## Lint, import order, generated files, go.mod, licence lines
+	@scripts/setup.sh check
+	@scripts/check.sh check
+
+test: ## Run all tests on this kernel (needs root)
+	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: run sudo make test" >&2; exit 1; }
+	@scripts/setup.sh test
+	go test $(RACE) -count=1 $(TESTFLAGS) ./...
+
+test-vm: ## Run the kernel-dependent tests on other kernels in QEMU (KERNELS="6.1 6.12")
+	@scripts/setup.sh test-vm
+	@scripts/test-vm.sh $(KERNELS)
+
+demo: build ## Show the limiter at work between network namespaces
+	@scripts/setup.sh demo
+	@scripts/demo.sh
+
+clean: ## Remove what the build left
+	rm -rf bin

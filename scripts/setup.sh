@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# setup.sh [TARGET...]: installs by apt what a Makefile target needs and this machine lacks, and nothing
+# else. A target that needs nothing but Go may be named too. Where there is no apt it says what to install.
+# It asks no questions and reaches for the network only when something is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
+CLANG=${CLANG:-clang-14}
+missing=()
+
+# command_of NAME PACKAGE, file_of PATH PACKAGE: PACKAGE is needed unless this machine has NAME or PATH.
+command_of() {
+	command -v "$1" >/dev/null || missing+=("$2")
+}
+file_of() {
+	[ -e "$1" ] || missing+=("$2")
+}
+
+need_go() {
+	local wanted
+	wanted=$(awk '$1 == "go" { print $2 }' go.mod)
+	command -v go >/dev/null || {
+		echo "setup: Go $wanted or newer is not installed: https://go.dev/doc/install says how" >&2
+		exit 1
+	}
+}
+
+# What a race-enabled test binary is linked with.
+need_cgo() {
+	command_of gcc gcc
+	file_of /usr/include/stdlib.h libc6-dev
+}
+
+# Commands that tests run: only those that some test does run. test-vm takes them into the guest.
+need_test_tools() {
+	command_of nsenter util-linux
+}
+
+need_clang() {
+	case $CLANG in
+	clang-[0-9]*)
+		command_of "$CLANG" "$CLANG"
+		command_of "llvm-strip-${CLANG#clang-}" "llvm-${CLANG#clang-}"
+		;;
+	*)
+		command -v "$CLANG" >/dev/null || {
+			echo "setup: CLANG=$CLANG is not a command on this machine" >&2
+			exit 1
+		}
+		;;
+	esac
+	file_of /usr/include/bpf/bpf_helpers.h libbpf-dev
+	file_of /usr/include/linux/bpf.h linux-libc-dev
+}
+
+need_qemu() {
+	command_of ip iproute2
+	command_of qemu-system-x86_64 qemu-system-x86
+	command_of busybox busybox-static
+	command_of depmod kmod
+	command_of zstd zstd
+	command_of python3 python3
+	if command -v apt-get >/dev/null; then
+		file_of /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+	fi
+}
+
+need() {
+	case $1 in
+	build) need_go ;;
+	demo)
+		need_go
+		command_of ip iproute2
+		;;
+	test)
+		need_go
+		need_cgo
+		need_test_tools
+		;;
+	generate)
+		need_go
+		need_clang
+		;;
+	fmt)
+		need_go
+		command_of clang-format-14 clang-format-14
+		;;
+	lint)
+		need_go
+		command_of clang-format-14 clang-format-14
+		command_of shellcheck shellcheck
+		;;
+	check)
+		need generate
+		need lint
+		command_of git git
+		;;
+	test-vm)
+		need_go
+		need_test_tools
+		need_qemu
+		;;
+	*)
+		echo "setup: unknown target $1 (build demo test generate fmt lint check test-vm)" >&2
+		exit 2
+		;;
+	esac
+}
+
+install_missing() {
+	if ! command -v apt-get >/dev/null; then
+		echo "setup: there is no apt here; install what these Debian packages hold: ${missing[*]}" >&2
+		exit 1
+	fi
+	if [ "$(id -u)" != 0 ]; then
+		echo "setup: run as root: apt-get install --no-install-recommends ${missing[*]}" >&2
+		exit 1
+	fi
+	echo "setup: installing ${missing[*]}" >&2
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq -o Acquire::Retries=3 update ||
+		echo "setup: some package lists could not be read; trying with the rest" >&2
+	apt-get -qq -y -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >&2
+}
+
+[ $# -gt 0 ] || set -- build
+command_of make make
+for target in "$@"; do
+	need "$target"
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+	install_missing
+fi
