@@ -2,4 +2,8 @@
 
 package main
 
-func main() {}
+import "os"
+
+func main() {
+	os.Exit(run(os.Args[1:], newEnv()))
+}

@@ -30,7 +30,7 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	}
 	prefix = unmap(prefix)
 	if masked := prefix.Masked(); masked != prefix {
-		return netip.Prefix{}, invalid(what, "it has host bits set; use %s for the network or %s for the host", 
+		return netip.Prefix{}, invalid(what, "it has host bits set; use %s for the network or %s for the host",
 			masked, prefix.Addr().Unmap())
 	}
 	return prefix, nil

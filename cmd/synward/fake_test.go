@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/policy"
+)
+
+// fake is a kernel of plain values. It is its own instance.
+type fake struct {
+	attached   []datapath.Interface
+	policy     datapath.Policy
+	totals     []datapath.Total
+	sources    []datapath.Source
+	lists      map[datapath.List][]datapath.Entry
+	verdict    datapath.Verdict
+	findings   []datapath.Finding
+	result     *datapath.AttachResult
+	err        error
+	opts       datapath.AttachOptions
+	forgotten  netip.Addr
+	changes    int
+	open, dirs []string
+}
+
+func newFake() *fake {
+	return &fake{
+		attached: []datapath.Interface{{
+			Name: "eth0", Mode: datapath.ModeNative, Armed: true, Traffic: datapath.TrafficFlowing,
+		}},
+		policy: datapath.Policy{Generation: 1, Mode: "enforce"},
+		lists:  map[datapath.List][]datapath.Entry{},
+	}
+}
+
+func (f *fake) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error) {
+	f.opts = opts
+	if f.err != nil {
+		return nil, f.err
+	}
+	f.policy.Limit = opts.Limit
+	return f.result, nil
+}
+
+func (f *fake) Detach(_, ifname string) (bool, error) {
+	return slices.ContainsFunc(f.attached, func(i datapath.Interface) bool { return i.Name == ifname }), f.err
+}
+
+func (f *fake) DetachAll(string) ([]string, error) {
+	var names []string
+	for _, i := range f.attached {
+		names = append(names, i.Name)
+	}
+	return names, f.err
+}
+
+func (f *fake) Doctor(string) []datapath.Finding { return f.findings }
+
+func (f *fake) Open(dir string) (instance, error) { return f.opened("read", dir) }
+
+func (f *fake) OpenForChange(dir string) (instance, error) { return f.opened("change", dir) }
+
+func (f *fake) opened(how, dir string) (instance, error) {
+	f.dirs = append(f.dirs, dir)
+	if f.err != nil {
+		return nil, f.err
+	}
+	if len(f.attached) == 0 {
+		return nil, fmt.Errorf("%w; attach first", datapath.ErrNotAttached)
+	}
+	f.open = append(f.open, how)
+	return f, nil
+}
+
+func (f *fake) Close() error {
+	f.open = f.open[:len(f.open)-1]
+	return nil
+}
+
+func (f *fake) Interfaces() ([]datapath.Interface, error) { return f.attached, nil }
+func (f *fake) Policy() (datapath.Policy, error)          { return f.policy, nil }
+func (f *fake) Sources() ([]datapath.Source, error)       { return slices.Clone(f.sources), nil }
+
+// Totals counts one packet more of each reason at every look.
+func (f *fake) Totals() ([]datapath.Total, error) {
+	for i := range f.totals {
+		f.totals[i].Packets++
+	}
+	return slices.Clone(f.totals), nil
+}
+
+func (f *fake) SetLimit(limit *policy.NewLimit) error {
+	f.changes++
+	f.policy.Limit = limit
+	return nil
+}
+
+func (f *fake) Entries(l datapath.List) ([]datapath.Entry, error) { return f.lists[l], nil }
+
+func (f *fake) Add(l datapath.List, entries []datapath.Entry) error {
+	f.changes++
+	f.lists[l] = append(f.lists[l], entries...)
+	return nil
+}
+
+func (f *fake) Remove(l datapath.List, prefixes []netip.Prefix) (int, error) {
+	before := len(f.lists[l])
+	f.lists[l] = slices.DeleteFunc(f.lists[l], func(e datapath.Entry) bool { return slices.Contains(prefixes, e.Prefix) })
+	return before - len(f.lists[l]), nil
+}
+
+func (f *fake) Forget(addr netip.Addr) error {
+	f.forgotten = addr
+	return nil
+}
+
+func (f *fake) Check(netip.Addr) (datapath.Verdict, error) { return f.verdict, nil }
+
+// outcome is what a command left behind.
+type outcome struct {
+	code           int
+	stdout, stderr string
+}
+
+func noon() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+
+// runWith runs one command against a fake kernel, as root and as the user ann behind sudo.
+func runWith(t *testing.T, f *fake, args ...string) outcome {
+	t.Helper()
+	return runIn(t, f, func(*env) {}, args...)
+}
+
+func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	clock := noon()
+	ticks := make(chan time.Time)
+	close(ticks)
+	e := &env{
+		stdout: &stdout, stderr: &stderr, kernel: f,
+		// Between two looks at the clock there is a second.
+		now: func() time.Time {
+			defer func() { clock = clock.Add(time.Second) }()
+			return clock
+		},
+		tick:   func(time.Duration) (<-chan time.Time, func()) { return ticks, func() {} },
+		getenv: func(key string) string { return map[string]string{"SUDO_USER": "ann"}[key] },
+	}
+	adapt(e)
+	code := run(args, e)
+	if len(f.open) != 0 {
+		t.Errorf("%v: an instance was left open", args)
+	}
+	return outcome{code, stdout.String(), stderr.String()}
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/synward/synward/pkg/policy"
+)
+
+// choice is a flag that takes one of a few words.
+type choice[T ~string] struct {
+	value   *T
+	allowed []T
+}
+
+// choiceFlag adds a flag that takes one of the words; the first is the default.
+func choiceFlag[T ~string](flags *pflag.FlagSet, value *T, name, short, usage string, allowed ...T) {
+	*value = allowed[0]
+	c := choice[T]{value, allowed}
+	flags.VarP(c, name, short, fmt.Sprintf("%s: %s", usage, c.words()))
+}
+
+func (c choice[T]) words() string {
+	words := make([]string, len(c.allowed))
+	for i, w := range c.allowed {
+		words[i] = string(w)
+	}
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+func (c choice[T]) String() string { return string(*c.value) }
+
+// Type is what help shows in place of the value.
+func (c choice[T]) Type() string { return "WORD" }
+
+func (c choice[T]) Set(s string) error {
+	if !slices.Contains(c.allowed, T(s)) {
+		return fmt.Errorf("use %s", c.words())
+	}
+	*c.value = T(s)
+	return nil
+}
+
+// format is how a reading command writes.
+type format string
+
+const (
+	formatText  format = "text"
+	formatJSON  format = "json"
+	formatPlain format = "plain"
+)
+
+// outputFlag adds -o.
+func outputFlag(cmd *cobra.Command, value *format, allowed ...format) {
+	choiceFlag(cmd.Flags(), value, "output", "o", "write as", allowed...)
+}
+
+// limitFlags are --new and --burst.
+type limitFlags struct {
+	rate  string
+	burst uint64
+}
+
+func (l *limitFlags) add(flags *pflag.FlagSet, newUsage string) {
+	flags.StringVar(&l.rate, "new", "", newUsage)
+	flags.Uint64Var(&l.burst, "burst", 0, "`N` new connections of one source may come at once (default: COUNT of the rate)")
+}
+
+// parse makes the limit of the two flags. The burst is the rate's count if it was not given.
+func (l *limitFlags) parse(flags *pflag.FlagSet) (*policy.NewLimit, error) {
+	rate, err := policy.ParseRate(l.rate)
+	if err != nil {
+		return nil, err
+	}
+	limit := &policy.NewLimit{Rate: rate, Burst: rate.Count}
+	if flags.Changed("burst") {
+		limit.Burst = l.burst
+	}
+	if err := limit.Validate(); err != nil {
+		return nil, err
+	}
+	return limit, nil
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/policy"
+	"github.com/synward/synward/pkg/report"
+)
+
+// maxReason is how many bytes of a reason are kept with an entry.
+const maxReason = 63
+
+// maxNotes is for how many prefixes a command looks whether another entry decides; a person reads
+// no more.
+const maxNotes = 100
+
+// list is what allow and block have in common.
+type list struct {
+	*env
+	id datapath.List
+	// name is that of the command, "block"; title that of the list, "block list".
+	name, title string
+}
+
+type addFlags struct {
+	forHowLong string
+	reason     string
+	scope      datapath.Scope
+}
+
+func (l list) command(short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: l.name, Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("%s needs a verb: add, rm or list", name(cmd))
+			}
+			if _, err := policy.ParsePrefix(args[0]); err == nil {
+				return usagef("unknown command %q; did you mean %s add %[1]s?", args[0], cmd.CommandPath())
+			}
+			return knownCommand(cmd, args)
+		},
+		// Without it cobra would show help instead of asking Args.
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+	cmd.AddCommand(l.addCommand(), l.rmCommand(), l.listCommand())
+	return cmd
+}
+
+func (l list) addCommand() *cobra.Command {
+	var f addFlags
+	cmd := &cobra.Command{
+		Use: "add PREFIX...", Short: "Put addresses or prefixes on the " + l.title,
+		Long: "Put addresses or prefixes on the " + l.title + ". What is on it already is replaced.",
+		Args: someArgs("a prefix"),
+		RunE: l.asRoot(func(_ *cobra.Command, args []string) error { return l.add(args, f) }),
+	}
+	cmd.Flags().StringVar(&f.forHowLong, "for", "", "`TIME` after which it ends by itself, as in 10m, 12h or 7d (default: never)")
+	cmd.Flags().StringVar(&f.reason, "reason", "", "`TEXT` to keep with it")
+	f.scope = datapath.ScopeAll
+	if l.id == datapath.Block {
+		choiceFlag(cmd.Flags(), &f.scope, "scope", "", "packets to drop, new connections or all",
+			datapath.ScopeAll, datapath.ScopeNew)
+	}
+	return cmd
+}
+
+func (l list) add(args []string, f addFlags) error {
+	prefixes, err := parsePrefixes(args)
+	if err != nil {
+		return err
+	}
+	model, err := l.entry(f)
+	if err != nil {
+		return err
+	}
+	entries := make([]datapath.Entry, len(prefixes))
+	for i, p := range prefixes {
+		entries[i] = model
+		entries[i].Prefix = p
+	}
+	return l.change(func(i instance) error {
+		if err := i.Add(l.id, entries); err != nil {
+			return err
+		}
+		l.say("%s: on the %s, expires %s", subject(prefixes), l.title, report.Until(model.Created, model.Expires))
+		if l.id == datapath.Block {
+			return l.noteAllowed(i, prefixes)
+		}
+		return nil
+	})
+}
+
+// entry is what the new entries have in common.
+func (l list) entry(f addFlags) (datapath.Entry, error) {
+	e := datapath.Entry{Scope: f.scope, Created: l.now(), Origin: "operator", By: l.operator(), Reason: f.reason}
+	if f.forHowLong != "" {
+		d, err := policy.ParseDuration(f.forHowLong)
+		if err != nil {
+			return e, err
+		}
+		e.Expires = e.Created.Add(d)
+	}
+	if len(f.reason) > maxReason {
+		return e, fmt.Errorf("%w reason: it has %d bytes; use at most %d", policy.ErrInvalid, len(f.reason), maxReason)
+	}
+	for _, r := range f.reason {
+		if !unicode.IsPrint(r) {
+			return e, fmt.Errorf("%w reason %q: use printable characters on one line", policy.ErrInvalid, f.reason)
+		}
+	}
+	return e, nil
+}
+
+// noteAllowed says which of the blocked prefixes pass all the same, since allow wins over block.
+func (l list) noteAllowed(i instance, prefixes []netip.Prefix) error {
+	return l.checkEach(i, prefixes, func(p netip.Prefix, v datapath.Verdict) {
+		if v.Reason == "allowed" {
+			l.say("note: %s is on the allow list by %s, and allow wins; to change that: %s allow rm %[2]s",
+				policy.FormatPrefix(p), policy.FormatPrefix(v.Entry.Prefix), l.program())
+		}
+	})
+}
+
+// checkEach looks at the verdict of the first address of each prefix that a list entry decides.
+func (l list) checkEach(i instance, prefixes []netip.Prefix, f func(netip.Prefix, datapath.Verdict)) error {
+	for _, p := range prefixes[:min(len(prefixes), maxNotes)] {
+		verdict, err := i.Check(p.Addr())
+		if err != nil {
+			return err
+		}
+		if verdict.Entry != nil {
+			f(p, verdict)
+		}
+	}
+	return nil
+}
+
+func (l list) rmCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm PREFIX...", Short: "Take addresses or prefixes off the " + l.title,
+		Args: someArgs("a prefix"),
+		RunE: l.asRoot(func(_ *cobra.Command, args []string) error { return l.rm(args) }),
+	}
+}
+
+func (l list) rm(args []string) error {
+	prefixes, err := parsePrefixes(args)
+	if err != nil {
+		return err
+	}
+	return l.change(func(i instance) error {
+		removed, err := i.Remove(l.id, prefixes)
+		if err != nil {
+			return err
+		}
+		switch {
+		case removed == 0:
+			l.say("%s: not on the %s, nothing changed", subject(prefixes), l.title)
+		case removed < len(prefixes):
+			l.say("%d of %d prefixes: off the %s; the others were not on it", removed, len(prefixes), l.title)
+		default:
+			l.say("%s: off the %s", subject(prefixes), l.title)
+		}
+		return l.noteCovered(i, prefixes)
+	})
+}
+
+// noteCovered says which of the removed prefixes a wider entry of the same list still covers.
+func (l list) noteCovered(i instance, prefixes []netip.Prefix) error {
+	reason := map[datapath.List]string{datapath.Allow: "allowed", datapath.Block: "blocked"}[l.id]
+	return l.checkEach(i, prefixes, func(p netip.Prefix, v datapath.Verdict) {
+		if v.Reason == reason && v.Entry.Prefix.Bits() < p.Bits() {
+			l.say("note: %s is still %s by %s; to change that: %s %s rm %[3]s",
+				policy.FormatPrefix(p), reason, policy.FormatPrefix(v.Entry.Prefix), l.program(), l.name)
+		}
+	})
+}
+
+func (l list) listCommand() *cobra.Command {
+	var output format
+	cmd := &cobra.Command{
+		Use: "list", Short: "Show the " + l.title, Args: noArgs,
+		Long: "Show the " + l.title + ". With -o plain it is one prefix a line, for add or rm to take again.",
+		RunE: l.asRoot(func(*cobra.Command, []string) error { return l.show(output) }),
+	}
+	outputFlag(cmd, &output, formatText, formatJSON, formatPlain)
+	return cmd
+}
+
+func (l list) show(output format) error {
+	shown := report.Entries{Now: l.now(), List: l.id}
+	err := l.read(func(i instance) (err error) {
+		shown.Entries, err = i.Entries(l.id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	switch {
+	case output == formatJSON:
+		return shown.JSON(l.stdout)
+	case output == formatPlain:
+		return shown.Plain(l.stdout)
+	case len(shown.Entries) == 0:
+		l.say("the %s is empty", l.title)
+		return nil
+	}
+	return shown.Text(l.stdout)
+}
+
+// subject names what a command did something to.
+func subject(prefixes []netip.Prefix) string {
+	if len(prefixes) == 1 {
+		return policy.FormatPrefix(prefixes[0])
+	}
+	return fmt.Sprintf("%d prefixes", len(prefixes))
+}
+
+// parsePrefixes reads all arguments before anything is changed; what is given twice counts once.
+func parsePrefixes(args []string) ([]netip.Prefix, error) {
+	seen := make(map[netip.Prefix]bool, len(args))
+	prefixes := make([]netip.Prefix, 0, len(args))
+	for _, arg := range args {
+		p, err := policy.ParsePrefix(arg)
+		if err != nil {
+			return nil, err
+		}
+		if !seen[p] {
+			seen[p] = true
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes, nil
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/policy"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// golden holds what write produces against a file of testdata.
+func golden(t *testing.T, file string, write func(io.Writer) error) {
+	t.Helper()
+	var got bytes.Buffer
+	if err := write(&got); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, got.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("%s (go test ./pkg/report -update rewrites it):\n got:\n%s\nwant:\n%s", file, got.Bytes(), want)
+	}
+	if filepath.Ext(file) == ".json" && !json.Valid(got.Bytes()) {
+		t.Errorf("%s is not JSON", file)
+	}
+}
+
+func now() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+
+func limit() *policy.NewLimit {
+	return &policy.NewLimit{Rate: policy.Rate{Count: 50, Period: time.Second}, Burst: 100}
+}
+
+func total(reason string, packets, bytes uint64, actions map[string]uint64) datapath.Total {
+	t := datapath.Total{Reason: reason, Actions: map[string]uint64{"pass": 0, "drop": 0, "observe": 0}}
+	t.Packets, t.Bytes = packets, bytes
+	for k, v := range actions {
+		t.Actions[k] = v
+	}
+	return t
+}
+
+func totals() []datapath.Total {
+	return []datapath.Total{
+		total("not_ip", 0, 0, nil),
+		total("under_limit", 150, 11_100, map[string]uint64{"pass": 150}),
+		total("over_new", 4_000_000, 296_000_000, map[string]uint64{"drop": 3_999_990, "observe": 10}),
+	}
+}
+
+func status() Status {
+	return Status{
+		Now: now(),
+		Interfaces: []datapath.Interface{
+			{
+				Name: "eth1", Ifindex: 3, Mode: datapath.ModeGeneric, Armed: false, Traffic: datapath.TrafficNone,
+				Why: "its link was lost; mend it with: synward attach eth1", AttachedAt: now().Add(-26 * time.Hour),
+			},
+			{
+				Name: "eth0", Ifindex: 7, Netns: "blue", Mode: datapath.ModeTC, Armed: true, Traffic: datapath.TrafficPartial,
+				Received: 100, Judged: 50, AttachedAt: now().Add(-90 * time.Second),
+			},
+			{
+				Name: "eth0.100", Ifindex: 2, Mode: datapath.ModeNative, Armed: true, Traffic: datapath.TrafficFlowing,
+				Received: 4_000_150, Judged: 4_000_150, AttachedAt: now().Add(-500 * time.Millisecond),
+			},
+		},
+		Policy: datapath.Policy{Generation: 3, Mode: "enforce", Limit: limit()},
+		Totals: totals(),
+	}
+}
+
+func TestStatus(t *testing.T) {
+	golden(t, "status.txt", status().Text)
+	golden(t, "status.json", status().JSON)
+	s := status()
+	s.Interfaces, s.Policy.Limit = s.Interfaces[2:], nil
+	s.Totals = s.Totals[:1]
+	golden(t, "status-fresh.txt", s.Text)
+	golden(t, "status-fresh.json", s.JSON)
+	if !s.Whole() || status().Whole() {
+		t.Errorf("whole: one healthy interface %v, three with trouble %v; want true, false", s.Whole(), status().Whole())
+	}
+	s.Interfaces = nil
+	if s.Whole() {
+		t.Error("no interface at all counts as whole")
+	}
+}
+
+func sources() Sources {
+	return Sources{Now: now(), Sources: []datapath.Source{
+		{
+			Prefix: netip.MustParsePrefix("2001:db8:1:2::/64"), Service: "default", Admitted: 20, Refused: 5,
+			FirstSeen: now().Add(-time.Hour), LastSeen: now(),
+		},
+		{
+			Prefix: netip.MustParsePrefix("192.0.2.9/32"), Service: "default", Admitted: 3, Refused: 90_000,
+			FirstSeen: now().Add(-75 * time.Second), LastSeen: now().Add(-3 * time.Second), Sampled: true,
+		},
+		{
+			Prefix: netip.MustParsePrefix("192.0.2.1/32"), Service: "default", Admitted: 20, Refused: 5,
+			FirstSeen: now().Add(-49 * time.Hour), LastSeen: now().Add(-10 * time.Minute),
+		},
+	}}
+}
+
+func TestSources(t *testing.T) {
+	s := sources()
+	SortSources(s.Sources, ByRefused)
+	golden(t, "sources.txt", s.Text)
+	golden(t, "sources.json", s.JSON)
+	golden(t, "sources.plain", s.Plain)
+	SortSources(s.Sources, ByAdmitted)
+	golden(t, "sources-admitted.plain", s.Plain)
+	golden(t, "sources-empty.json", Sources{Now: now()}.JSON)
+}
+
+func entries(list datapath.List) Entries {
+	return Entries{Now: now(), List: list, Entries: []datapath.Entry{
+		{
+			Prefix: netip.MustParsePrefix("2001:db8::/32"), Scope: datapath.ScopeNew, Created: now().Add(-time.Hour),
+			Expires: now().Add(10*time.Minute + 30*time.Second), Origin: "operator", By: "ann", Reason: "scanner",
+		},
+		{
+			Prefix: netip.MustParsePrefix("192.0.2.0/24"), Scope: datapath.ScopeAll, Created: now().Add(-time.Minute),
+			Origin: "operator", By: "ann", Reason: "tab\tand \x1b[31mcolour", Hits: 12,
+		},
+		{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Scope: datapath.ScopeAll},
+	}}
+}
+
+func TestEntries(t *testing.T) {
+	for name, list := range map[string]datapath.List{"block": datapath.Block, "allow": datapath.Allow} {
+		golden(t, name+".txt", entries(list).Text)
+		golden(t, name+".json", entries(list).JSON)
+		golden(t, name+".plain", entries(list).Plain)
+		golden(t, name+"-empty.json", Entries{Now: now(), List: list}.JSON)
+	}
+}
+
+// What is written plain is what add and rm read.
+func TestPlainCanBeFedBack(t *testing.T) {
+	var plain bytes.Buffer
+	if err := entries(datapath.Block).Plain(&plain); err != nil {
+		t.Fatal(err)
+	}
+	for i, line := range bytes.Fields(plain.Bytes()) {
+		got, err := policy.ParsePrefix(string(line))
+		if want := entries(datapath.Block).sorted()[i].Prefix; err != nil || got != want {
+			t.Errorf("%s reads back as %v, %v, want %v", line, got, err, want)
+		}
+	}
+}
+
+func TestDoctor(t *testing.T) {
+	f := Findings{
+		{Name: "kernel", OK: true, Detail: "6.1.0"},
+		{Name: "bpffs", OK: false, Detail: "not mounted at /sys/fs/bpf", Fix: "mount -t bpf bpf /sys/fs/bpf"},
+	}
+	golden(t, "doctor.txt", f.Text)
+	golden(t, "doctor.json", f.JSON)
+	if f.OK() || !f[:1].OK() {
+		t.Errorf("OK is %v with something missing and %v without", f.OK(), f[:1].OK())
+	}
+}
+
+func TestStats(t *testing.T) {
+	golden(t, "stats.txt", Stats{At: now(), Totals: totals()}.Text)
+	golden(t, "stats.json", Stats{At: now(), Totals: totals()}.JSON)
+	after := totals()
+	after[1] = total("under_limit", 250, 18_500, map[string]uint64{"pass": 250})
+	after[2] = total("over_new", 7, 518, map[string]uint64{"drop": 7})
+	moved := Stats{Since: now(), At: now().Add(2 * time.Second), Totals: Between(totals(), after)}
+	golden(t, "stats-interval.txt", moved.Text)
+	golden(t, "stats-interval.json", moved.JSON)
+	moved.Totals = Between(totals(), totals())
+	golden(t, "stats-idle.txt", moved.Text)
+}
+
+func TestVersion(t *testing.T) {
+	v := Version{Version: "v1.2.3", Go: "go1.26.0", Arch: "amd64"}
+	golden(t, "version.txt", v.Text)
+	golden(t, "version.json", v.JSON)
+}

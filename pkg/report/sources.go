@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/policy"
+)
+
+// By is what sources are sorted by, the largest first.
+type By string
+
+// The orders of sources.
+const (
+	ByRefused  By = "refused"
+	ByAdmitted By = "admitted"
+)
+
+// SortSources sorts in place; what is equal is sorted by the other count, then by address.
+func SortSources(sources []datapath.Source, by By) {
+	slices.SortFunc(sources, func(a, b datapath.Source) int {
+		refused, admitted := cmp.Compare(b.Refused, a.Refused), cmp.Compare(b.Admitted, a.Admitted)
+		if by == ByAdmitted {
+			refused, admitted = admitted, refused
+		}
+		return cmp.Or(refused, admitted, order(a.Prefix, b.Prefix), cmp.Compare(a.Service, b.Service))
+	})
+}
+
+// Sources is a part of the ledger, in the order in which it is shown.
+type Sources struct {
+	Now     time.Time
+	Sources []datapath.Source
+}
+
+// Text writes a table. Counts that are estimates have a ~ before them.
+func (s Sources) Text(w io.Writer) error {
+	t := newTable("source", "service", "refused", "admitted", "first seen", "last seen")
+	sampled := false
+	for _, src := range s.Sources {
+		mark := ""
+		if src.Sampled {
+			mark, sampled = "~", true
+		}
+		t.row(policy.FormatPrefix(src.Prefix), src.Service, mark+count(src.Refused), mark+count(src.Admitted),
+			ago(s.Now, src.FirstSeen), ago(s.Now, src.LastSeen))
+	}
+	if err := t.write(w); err != nil || !sampled {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "~ estimated from a sample: a flood was on")
+	return err
+}
+
+// Plain writes one source a line.
+func (s Sources) Plain(w io.Writer) error {
+	for _, src := range s.Sources {
+		if _, err := fmt.Fprintln(w, policy.FormatPrefix(src.Prefix)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type sourceJSON struct {
+	Source   string `json:"source"`
+	Service  string `json:"service"`
+	Admitted uint64 `json:"admitted"`
+	Refused  uint64 `json:"refused"`
+	// Established and Verified are null: neither is known yet.
+	Established *uint64   `json:"established"`
+	Verified    *bool     `json:"verified"`
+	FirstSeen   timestamp `json:"first_seen"`
+	LastSeen    timestamp `json:"last_seen"`
+	Sampled     bool      `json:"sampled"`
+}
+
+// JSON writes the document of `sources`.
+func (s Sources) JSON(w io.Writer) error {
+	sources := make([]sourceJSON, 0, len(s.Sources))
+	for _, src := range s.Sources {
+		sources = append(sources, sourceJSON{
+			Source: policy.FormatPrefix(src.Prefix), Service: src.Service, Admitted: src.Admitted, Refused: src.Refused,
+			FirstSeen: timestamp(src.FirstSeen), LastSeen: timestamp(src.LastSeen), Sampled: src.Sampled,
+		})
+	}
+	return writeJSON(w, struct {
+		Schema  int          `json:"schema"`
+		Sources []sourceJSON `json:"sources"`
+	}{schema, sources})
+}

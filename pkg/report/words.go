@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/policy"
+)
+
+// Limit says in one line what limit is in force. Nil is none.
+func Limit(l *policy.NewLimit) string {
+	if l == nil {
+		return "no limit: new connections are counted, none is refused"
+	}
+	return fmt.Sprintf("limit: %s (%s)", l, l.WorstWindow())
+}
+
+// Mode names a mode with where it works.
+func Mode(m datapath.Mode) string {
+	switch m {
+	case datapath.ModeNative:
+		return "native XDP (in the driver)"
+	case datapath.ModeTC:
+		return "TC (ingress)"
+	case datapath.ModeGeneric:
+		return "generic XDP (in the network stack)"
+	}
+	return string(m)
+}
+
+// Duration is a length of time for people: its two largest units, rounded down.
+func Duration(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%dms", max(d, 0).Milliseconds())
+	}
+	units := []struct {
+		name   string
+		length time.Duration
+	}{{"d", policy.Day}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}}
+	for i, u := range units {
+		if d < u.length {
+			continue
+		}
+		text := fmt.Sprintf("%d%s", d/u.length, u.name)
+		if i+1 < len(units) {
+			if rest := d % u.length / units[i+1].length; rest > 0 {
+				text += fmt.Sprintf("%d%s", rest, units[i+1].name)
+			}
+		}
+		return text
+	}
+	return d.String()
+}
+
+// ago is how long before now t was; "-" if t is not known.
+func ago(now, t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	if now.Sub(t) < time.Second {
+		return "now"
+	}
+	return Duration(now.Sub(t)) + " ago"
+}
+
+// Until is how far ahead of now t is; "never" if t is zero.
+func Until(now, t time.Time) string {
+	switch {
+	case t.IsZero():
+		return "never"
+	case !t.After(now):
+		return "now"
+	}
+	return "in " + Duration(t.Sub(now))
+}
+
+// size is a number of bytes for people.
+func size(n uint64) string {
+	const step = 1000
+	if n < step {
+		return strconv.FormatUint(n, 10) + " B"
+	}
+	value := float64(n)
+	for _, unit := range []string{"kB", "MB", "GB", "TB", "PB"} {
+		// 999.95 would be printed as 1000.0.
+		if value /= step; value < step-0.05 {
+			return fmt.Sprintf("%.1f %s", value, unit)
+		}
+	}
+	return fmt.Sprintf("%.1f EB", value/step)
+}
+
+func count(n uint64) string { return strconv.FormatUint(n, 10) }
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "NO"
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// order sorts prefixes: IPv4 first, by address, the wider before the narrower.
+func order(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}
