@@ -15,7 +15,7 @@ export CLANG CLANG_FORMAT
 export PATH := $(PATH):/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate fmt lint check test test-vm demo clean
+.PHONY: help build generate fmt lint check test test-vm budget demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,11 @@ test: ## Run all tests on this kernel (needs root)
 test-vm: ## Run the kernel-dependent tests on other kernels in QEMU (KERNELS="6.1 6.12")
 	@scripts/setup.sh test-vm
 	@scripts/test-vm.sh $(KERNELS)
+
+budget: ## Write down anew what the programs cost the verifier on other kernels (KERNELS=)
+	@scripts/setup.sh test-vm
+	SYNWARD_TEST_UPDATE=1 SYNWARD_VM_OUT=1 SYNWARD_VM_PACKAGES=./pkg/datapath \
+		SYNWARD_VM_ARGS=-test.run=TestVerifierBudget scripts/test-vm.sh $(KERNELS)
 
 demo: build ## Show the limiter at work between network namespaces
 	@scripts/setup.sh demo

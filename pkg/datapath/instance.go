@@ -12,7 +12,7 @@ import (
 type Instance struct {
 	dir  pinDir
 	lock *lock
-	maps *maps
+	maps *mapSet
 }
 
 // Open opens an instance for reading, beside other readers. ErrNotAttached if there is none.

@@ -82,42 +82,42 @@ func (i *Instance) Add(l List, entries []Entry) error {
 	return nil
 }
 
-// put writes one entry and its note and returns how to take both back.
+// put writes one entry and returns how to take it back. The note comes first: a kill in between
+// leaves a note that nobody sees, and never an entry that nobody can explain.
 func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
 	target, key := m.place(e.Prefix)
-	value := limiterListEntry{Scope: uint32(limiterScopeSCOPE_ALL), Prefixlen: key.Prefixlen}
+	before, had, err := m.exact(target, key)
+	if err != nil {
+		return nil, err
+	}
+	noteKey := limiterListNoteKey{Prefix: key, List: uint32(m.id)}
+	undoNote, err := i.putNote(noteKey, e)
+	if err != nil {
+		return nil, err
+	}
+	if err := target.Put(key, entryValue(key, before.Hits, e)); err != nil {
+		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+			err = fmt.Errorf("the list holds %d entries of this kind: %w; remove some first", target.MaxEntries(), ErrFull)
+		}
+		return nil, errors.Join(err, undoNote())
+	}
+	return func() error {
+		if had {
+			return errors.Join(target.Put(key, before), undoNote())
+		}
+		return errors.Join(target.Delete(key), undoNote())
+	}, nil
+}
+
+func entryValue(key limiterPrefixKey, hits uint64, e Entry) limiterListEntry {
+	value := limiterListEntry{Scope: uint32(limiterScopeSCOPE_ALL), Prefixlen: key.Prefixlen, Hits: hits}
 	if e.Scope == ScopeNew {
 		value.Scope = uint32(limiterScopeSCOPE_NEW)
 	}
 	if !e.Expires.IsZero() {
 		value.ExpiresNs = dataTime(e.Expires)
 	}
-	before, had, err := m.exact(target, key)
-	if err != nil {
-		return nil, err
-	}
-	value.Hits = before.Hits
-	if err := target.Put(key, value); err != nil {
-		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
-			return nil, fmt.Errorf("map %s holds %d entries: %w; remove some first", target, target.MaxEntries(), ErrFull)
-		}
-		return nil, err
-	}
-	noteKey := limiterListNoteKey{Prefix: key, List: uint32(m.id)}
-	noteBefore, noteErr := i.note(noteKey)
-	if err := i.putNote(noteKey, e); err != nil {
-		return nil, err
-	}
-	return func() error {
-		if !had {
-			return errors.Join(target.Delete(key), i.maps.ListNotes.Delete(noteKey))
-		}
-		err := target.Put(key, before)
-		if noteErr == nil {
-			err = errors.Join(err, i.maps.ListNotes.Put(noteKey, noteBefore))
-		}
-		return err
-	}, nil
+	return value
 }
 
 // exact reads the entry of just this prefix; a trie would answer with a wider one.
@@ -135,15 +135,24 @@ func (m listMaps) exact(target *ebpf.Map, key limiterPrefixKey) (limiterListEntr
 
 // putNote keeps who made an entry and why. A table of notes that is full costs the note, not the
 // entry.
-func (i *Instance) putNote(key limiterListNoteKey, e Entry) error {
-	note := limiterListNote{Created: uint64(e.Created.Unix())}
+func (i *Instance) putNote(key limiterListNoteKey, e Entry) (undo func() error, err error) {
+	before, missing := i.note(key)
+	note := limiterListNote{Created: uint64(max(e.Created.Unix(), 0))}
 	copy(note.By[:len(note.By)-1], e.By)
 	copy(note.Reason[:len(note.Reason)-1], e.Reason)
-	err := i.maps.ListNotes.Put(key, note)
+	err = i.maps.ListNotes.Put(key, note)
 	if err != nil && !errors.Is(err, unix.E2BIG) {
-		return fmt.Errorf("write note: %w", err)
+		return nil, fmt.Errorf("write note: %w", err)
 	}
-	return nil
+	return func() error {
+		if missing == nil {
+			return i.maps.ListNotes.Put(key, before)
+		}
+		if err := i.maps.ListNotes.Delete(key); err != nil && !isMissing(err) {
+			return err
+		}
+		return nil
+	}, nil
 }
 
 func (i *Instance) note(key limiterListNoteKey) (limiterListNote, error) {

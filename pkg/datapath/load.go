@@ -11,8 +11,8 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 )
 
-// maps are the pinned maps of one instance, a field a map.
-type maps struct {
+// mapSet is the pinned maps of one instance, a field a map.
+type mapSet struct {
 	Meta          *ebpf.Map `ebpf:"meta"`
 	Control       *ebpf.Map `ebpf:"control"`
 	Policies      *ebpf.Map `ebpf:"policies"`
@@ -30,7 +30,7 @@ type maps struct {
 }
 
 // byName walks the fields under the names that the object, the pins and the commands share.
-func (m *maps) byName() map[string]**ebpf.Map {
+func (m *mapSet) byName() map[string]**ebpf.Map {
 	return map[string]**ebpf.Map{
 		limiterMapMeta:          &m.Meta,
 		limiterMapControl:       &m.Control,
@@ -49,7 +49,7 @@ func (m *maps) byName() map[string]**ebpf.Map {
 	}
 }
 
-func (m *maps) close() {
+func (m *mapSet) close() {
 	for _, field := range m.byName() {
 		if *field != nil {
 			(*field).Close()
@@ -58,7 +58,7 @@ func (m *maps) close() {
 }
 
 // createMaps makes an instance's maps in the kernel. They live until they are closed or pinned.
-func createMaps() (*maps, error) {
+func createMaps() (*mapSet, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise memlock limit: %w", err)
 	}
@@ -66,7 +66,7 @@ func createMaps() (*maps, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}
-	m := &maps{}
+	m := &mapSet{}
 	for name, field := range m.byName() {
 		*field, err = ebpf.NewMap(spec.Maps[name])
 		if err != nil {
@@ -82,7 +82,7 @@ func createMaps() (*maps, error) {
 	return m, nil
 }
 
-func (m *maps) pin(dir pinDir) error {
+func (m *mapSet) pin(dir pinDir) error {
 	for name, field := range m.byName() {
 		if err := (*field).Pin(filepath.Join(dir.maps(), name)); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
@@ -92,12 +92,12 @@ func (m *maps) pin(dir pinDir) error {
 }
 
 // openMaps opens the pinned maps of dir and trusts none of them before their shape and ABI are known.
-func openMaps(dir pinDir) (*maps, error) {
+func openMaps(dir pinDir) (*mapSet, error) {
 	spec, err := loadLimiter()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}
-	m := &maps{}
+	m := &mapSet{}
 	for name, field := range m.byName() {
 		path := filepath.Join(dir.maps(), name)
 		*field, err = ebpf.LoadPinnedMap(path, nil)
@@ -129,14 +129,39 @@ type frozen struct {
 }
 
 // loadProgram loads the program for a hook on the maps of m.
-func (m *maps) loadProgram(h hook, f frozen) (*ebpf.Program, error) {
+func (m *mapSet) loadProgram(h hook, f frozen) (*ebpf.Program, error) {
+	prog, _, err := m.loadVerbose(h, f, 0)
+	return prog, err
+}
+
+// loadVerbose also returns the verifier's log, at this level.
+func (m *mapSet) loadVerbose(h hook, f frozen, level ebpf.LogLevel) (*ebpf.Program, string, error) {
+	spec, err := f.spec(h)
+	if err != nil {
+		return nil, "", err
+	}
+	opts := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
+	opts.Programs.LogLevel = level
+	for name, field := range m.byName() {
+		opts.MapReplacements[name] = *field
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err != nil {
+		return nil, "", loadError(err)
+	}
+	defer coll.Close()
+	prog := coll.DetachProgram(h.program())
+	return prog, prog.VerifierLog, nil
+}
+
+// spec is the object with only the program of a hook in it, and its settings frozen.
+func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
 	spec, err := loadLimiter()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}
-	name := h.program()
 	for other := range spec.Programs {
-		if other != name {
+		if other != h.program() {
 			delete(spec.Programs, other)
 		}
 	}
@@ -150,16 +175,7 @@ func (m *maps) loadProgram(h hook, f frozen) (*ebpf.Program, error) {
 			return nil, fmt.Errorf("set %s: %w", variable, err)
 		}
 	}
-	replace := map[string]*ebpf.Map{}
-	for name, field := range m.byName() {
-		replace[name] = *field
-	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
-	if err != nil {
-		return nil, loadError(err)
-	}
-	defer coll.Close()
-	return coll.DetachProgram(name), nil
+	return spec, nil
 }
 
 // loadError keeps the verifier's last words and drops the pages before them.

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// The verifier's budget: what each program costs it on each kernel, in a committed file a kernel.
+// SYNWARD_TEST_UPDATE=1 writes the file anew (through the serial console where it runs in a VM).
+const (
+	budgetDir      = "testdata/budget"
+	updateVariable = "SYNWARD_TEST_UPDATE"
+	vmVariable     = "SYNWARD_VM"
+)
+
+// What the verifier takes at most, and how near we go: 1,000,000 instructions and 512 bytes.
+const (
+	mostInstructions = 500_000
+	mostStack        = 480
+)
+
+// cost is what the kernel says of a loaded program. stack is an upper bound, see deepestChain.
+type cost struct{ instructions, stack, jited int }
+
+const costFormat = "%s instructions %d stack %d jited %d"
+
+// TestVerifierBudget: growth by more than a tenth fails until the file is changed on purpose.
+func TestVerifierBudget(t *testing.T) {
+	m, err := createMaps()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	var text strings.Builder
+	got := map[string]cost{}
+	for _, h := range []hook{hookXDP, hookTCX} {
+		c, err := measureProgram(m, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[h.program()] = c
+		fmt.Fprintf(&text, costFormat+"\n", h.program(), c.instructions, c.stack, c.jited)
+		if c.instructions > mostInstructions || c.stack > mostStack {
+			t.Errorf("%s is close to what the verifier takes: %+v", h.program(), c)
+		}
+	}
+	path := filepath.Join(budgetDir, kernelSeries(t)+".txt")
+	t.Logf("%s:\n%s", path, text.String())
+	if os.Getenv(updateVariable) != "" {
+		writeBudget(t, path, text.String())
+		return
+	}
+	checkBudget(t, path, got)
+}
+
+func checkBudget(t *testing.T, path string, got map[string]cost) {
+	file, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		t.Logf("no budget is committed for this kernel")
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(file)), "\n") {
+		var name string
+		var want cost
+		if _, err := fmt.Sscanf(line, costFormat, &name, &want.instructions, &want.stack, &want.jited); err != nil {
+			t.Fatalf("%s: %q: %v", path, line, err)
+		}
+		have := got[name]
+		if have.instructions*10 > want.instructions*11 || have.jited*10 > want.jited*11 || have.stack > want.stack {
+			t.Errorf("%s has grown to %+v from %+v: if that is meant, run make budget", name, have, want)
+		}
+	}
+}
+
+func writeBudget(t *testing.T, path, text string) {
+	if os.Getenv(vmVariable) != "" {
+		fmt.Printf("\nVMFILE pkg/datapath/%s %s\n", path, base64.StdEncoding.EncodeToString([]byte(text)))
+		return
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kernelSeries is the running kernel's version in two numbers.
+func kernelSeries(t *testing.T) string {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	return regexp.MustCompile(`^\d+\.\d+`).FindString(unix.ByteSliceToString(uts.Release[:]))
+}
+
+var (
+	processed  = regexp.MustCompile(`processed (\d+) insns`)
+	stackDepth = regexp.MustCompile(`stack depth ([\d+]+)`)
+)
+
+// measureProgram loads a program on m and reads the verifier's statistics.
+func measureProgram(m *mapSet, h hook) (cost, error) {
+	prog, log, err := m.loadVerbose(h, frozen{linkHeader: true, frags: true}, ebpf.LogLevelStats)
+	if err != nil {
+		return cost{}, err
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		return cost{}, err
+	}
+	jited, err := info.JitedSize()
+	if err != nil {
+		return cost{}, err
+	}
+	c := cost{jited: int(jited)}
+	if found := processed.FindStringSubmatch(log); found != nil {
+		c.instructions, _ = strconv.Atoi(found[1])
+	}
+	if found := stackDepth.FindStringSubmatch(log); found != nil {
+		c.stack = deepestChain(found[1])
+	}
+	if c.instructions == 0 || c.stack == 0 || c.jited == 0 {
+		return c, fmt.Errorf("the kernel did not say what %s cost: %+v", h.program(), c)
+	}
+	return c, nil
+}
+
+// deepestChain adds the entry's frame and the three largest below it, each as the kernel rounds it: no
+// chain of calls is deeper than that (entry, stage, helper of a stage, callback).
+func deepestChain(depths string) (sum int) {
+	var frames []int
+	for _, d := range strings.Split(depths, "+") {
+		n, _ := strconv.Atoi(d)
+		frames = append(frames, max(n+31, 32)/32*32)
+	}
+	below := slices.Sorted(slices.Values(frames[1:]))
+	slices.Reverse(below)
+	for _, n := range below[:min(3, len(below))] {
+		sum += n
+	}
+	return frames[0] + sum
+}
