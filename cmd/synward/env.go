@@ -82,6 +82,9 @@ func (e *env) program() string {
 
 // usePinDir settles where the instance is, whatever the working directory.
 func (e *env) usePinDir(dir string, typed bool) error {
+	if dir == "" {
+		return usagef("--pin-dir is empty; leave it out for %s", e.defaultPinDir())
+	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("find pin directory: %w", err)

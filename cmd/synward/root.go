@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -19,7 +20,7 @@ func newRootCmd(e *env) *cobra.Command {
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	cmd.SetOut(e.stdout)
 	cmd.SetErr(e.stderr)
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err.Error()} })
+	cmd.SetFlagErrorFunc(flagError)
 	cmd.PersistentFlags().StringVar(&pinDir, "pin-dir", e.defaultPinDir(),
 		"`DIR` in a bpffs that holds the instance; also $"+pinDirVariable)
 	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -30,6 +31,15 @@ func newRootCmd(e *env) *cobra.Command {
 		newSourcesCmd(e), newForgetCmd(e), newCheckCmd(e), newStatsCmd(e), newDoctorCmd(e), newVersionCmd(e),
 	)
 	return cmd
+}
+
+// flagError makes a usage error of what the flag package says, in words for the operator.
+func flagError(_ *cobra.Command, err error) error {
+	text := err.Error()
+	if before, _, found := strings.Cut(text, ": strconv.ParseUint"); found {
+		text = before + ": write a whole number, 0 or more"
+	}
+	return usageError{text}
 }
 
 // knownCommand refuses arguments of a command that has only subcommands.

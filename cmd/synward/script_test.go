@@ -34,7 +34,10 @@ func mainAsNobody() {
 
 // TestPlainScripts are commands that touch no kernel.
 func TestPlainScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata/plain", Cmds: scriptCommands(), RequireExplicitExec: true})
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/plain", Cmds: scriptCommands(), RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error { exitAtOnce(e); return nil },
+	})
 }
 
 // TestKernelScripts are commands that do. See worlds.setup for what each script is given.
@@ -46,6 +49,9 @@ func TestKernelScripts(t *testing.T) {
 		Dir: "testdata/kernel", Cmds: scriptCommands(), RequireExplicitExec: true, Setup: new(worlds).setup,
 	})
 }
+
+// exitAtOnce spares each command the second that the race detector waits before it exits.
+func exitAtOnce(e *testscript.Env) { e.Setenv("GORACE", "atexit_sleep_ms=0") }
 
 // scriptCommands are what scripts know beyond testscript's own:
 //

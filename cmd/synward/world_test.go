@@ -30,6 +30,7 @@ func (ws *worlds) setup(e *testscript.Env) error {
 	id := fmt.Sprintf("synward-cmd-%d-%d-", os.Getpid(), ws.n.Add(1))
 	w := world{bpffs: filepath.Join(e.WorkDir, "bpffs"), server: id + "server", client: id + "client"}
 	e.Defer(w.remove)
+	exitAtOnce(e)
 	for key, value := range map[string]string{
 		pinDirVariable: filepath.Join(w.bpffs, "synward"), "BPFFS": w.bpffs,
 		"SERVER": "/run/netns/" + w.server, "SERVER_IF": "srv0", "SERVER_IP4": "10.77.0.1", "SERVER_IP6": "fd77::1",
