@@ -30,7 +30,7 @@ func newDoctorCmd(e *env) *cobra.Command {
 }
 
 func runDoctor(e *env, ifname string, output format) error {
-	findings := report.Findings(e.kernel.Doctor(ifname))
+	findings := report.Findings(e.kernel.Doctor(e.pinDir, ifname))
 	write := findings.Text
 	if output == formatJSON {
 		write = findings.JSON

@@ -62,7 +62,7 @@ func (f *fake) DetachAll(string) ([]string, error) {
 	return names, f.err
 }
 
-func (f *fake) Doctor(string) []datapath.Finding { return f.findings }
+func (f *fake) Doctor(string, string) []datapath.Finding { return f.findings }
 
 func (f *fake) Open(dir string) (instance, error) { return f.opened("read", dir) }
 

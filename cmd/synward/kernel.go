@@ -14,7 +14,7 @@ type kernel interface {
 	Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
 	Detach(pinDir, ifname string) (found bool, err error)
 	DetachAll(pinDir string) (names []string, err error)
-	Doctor(ifname string) []datapath.Finding
+	Doctor(pinDir, ifname string) []datapath.Finding
 	Open(pinDir string) (instance, error)
 	OpenForChange(pinDir string) (instance, error)
 }
@@ -41,11 +41,11 @@ func (linux) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
 	return datapath.Attach(opts)
 }
 
-func (linux) Detach(pinDir, ifname string) (bool, error) { return datapath.Detach(pinDir, ifname) }
-func (linux) DetachAll(pinDir string) ([]string, error)  { return datapath.DetachAll(pinDir) }
-func (linux) Doctor(ifname string) []datapath.Finding    { return datapath.Doctor(ifname) }
-func (linux) Open(pinDir string) (instance, error)       { return opened(datapath.Open(pinDir)) }
-func (linux) OpenForChange(dir string) (instance, error) { return opened(datapath.OpenForChange(dir)) }
+func (linux) Detach(pinDir, ifname string) (bool, error)   { return datapath.Detach(pinDir, ifname) }
+func (linux) DetachAll(pinDir string) ([]string, error)    { return datapath.DetachAll(pinDir) }
+func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }
+func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
+func (linux) OpenForChange(dir string) (instance, error)   { return opened(datapath.OpenForChange(dir)) }
 
 // opened keeps a nil pointer from becoming an instance that is not nil.
 func opened(i *datapath.Instance, err error) (instance, error) {

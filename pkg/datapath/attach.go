@@ -62,7 +62,7 @@ func checkAttach(dir pinDir, opts AttachOptions) (netlink.Link, uint64, error) {
 	switch opts.Mode {
 	case ModeAuto, ModeNative, ModeGeneric, ModeTC:
 	default:
-		return nil, 0, fmt.Errorf("mode %q: use auto, native, generic or tc: %w", opts.Mode, ErrInvalid)
+		return nil, 0, fail(ErrInvalid, "mode %q: use auto, native, generic or tc", opts.Mode)
 	}
 	if opts.Limit != nil {
 		if _, err := compileLimit(*opts.Limit); err != nil {
@@ -71,7 +71,7 @@ func checkAttach(dir pinDir, opts AttachOptions) (netlink.Link, uint64, error) {
 	}
 	nl, err := netlink.LinkByName(opts.Interface)
 	if err != nil {
-		return nil, 0, fmt.Errorf("interface %s: %v; `ip link` lists them: %w", opts.Interface, err, ErrInvalid)
+		return nil, 0, fail(ErrInvalid, "interface %s: %v; `ip link` lists them", opts.Interface, err)
 	}
 	if err := dir.checkFS(); err != nil {
 		return nil, 0, err
@@ -124,8 +124,8 @@ func (a *attacher) reuse() (stop bool, err error) {
 		}
 		mode := modeFromCode(at.record.Hook)
 		if a.opts.Mode != ModeAuto && a.opts.Mode != mode {
-			return false, fmt.Errorf("%s is attached in mode %s; to change that: synward detach %s: %w",
-				a.opts.Interface, mode, a.opts.Interface, ErrInvalid)
+			return false, fail(ErrInvalid, "%s is attached in mode %s; to change that: synward detach %s",
+				a.opts.Interface, mode, a.opts.Interface)
 		}
 		return true, a.keep(at)
 	}
@@ -155,7 +155,7 @@ func (a *attacher) keep(at attachment) error {
 func (a *attacher) candidates() ([]Mode, error) {
 	if a.opts.Mode != ModeAuto {
 		if a.opts.Mode != ModeTC && !hasLinkHeader(a.nl) {
-			return nil, fmt.Errorf("%s has no link header, which XDP needs; use --mode tc: %w", a.opts.Interface, ErrInvalid)
+			return nil, fail(ErrInvalid, "%s has no link header, which XDP needs; use --mode tc", a.opts.Interface)
 		}
 		return []Mode{a.opts.Mode}, nil
 	}
@@ -192,7 +192,7 @@ func (a *attacher) tryModes() error {
 		}
 	}
 	last := a.result.Refused[len(a.result.Refused)-1]
-	return fmt.Errorf("attach %s (%s): %w: %w", a.opts.Interface, last.Mode, last.Err, ErrUnsupported)
+	return fail(ErrUnsupported, "attach %s (%s): %w", a.opts.Interface, last.Mode, last.Err)
 }
 
 // unsupported tells an interface that cannot from an attempt that failed.

@@ -91,7 +91,7 @@ func (i *Instance) freeSlot() (uint32, error) {
 			return slot, nil
 		}
 	}
-	return 0, fmt.Errorf("%d interfaces are attached, which is the most; detach one: %w", limiterAbiMAX_INTERFACES, ErrFull)
+	return 0, fail(ErrFull, "%d interfaces are attached, which is the most; detach one", limiterAbiMAX_INTERFACES)
 }
 
 // programIDs are the programs of all attachments.

@@ -56,7 +56,7 @@ func (e probeError) Error() string { return string(e) }
 // caller's network namespace can: one finding a line, always in the same order. It tries features and
 // trusts no version number, it attaches nothing and changes nothing. What is merely useful is OK when
 // it is missing, and Detail says what is done without it.
-func Doctor(ifname string) []Finding {
+func Doctor(dir, ifname string) []Finding {
 	findings := []Finding{privilegeFeature().try()}
 	if findings[0].OK {
 		for _, f := range kernelFeatures() {
@@ -65,7 +65,7 @@ func Doctor(ifname string) []Finding {
 	} else {
 		findings[0].Detail += "; without that the kernel lets nothing else be tried"
 	}
-	findings = append(findings, bpffsFeature(DefaultPinDir).try())
+	findings = append(findings, bpffsFeature(pinDir(dir)).try())
 	findings = append(findings, optionalFindings()...)
 	if ifname != "" {
 		findings = append(findings, interfaceFindings(ifname)...)
@@ -83,7 +83,7 @@ func RequireFeatures() error {
 func requireAll(features []feature) error {
 	for _, f := range features {
 		if found := f.try(); !found.OK {
-			return fmt.Errorf("%s: %s; %s: %w", found.Name, found.Detail, found.Fix, ErrUnsupported)
+			return fail(ErrUnsupported, "%s: %s; %s", found.Name, found.Detail, found.Fix)
 		}
 	}
 	return nil

@@ -35,7 +35,7 @@ var findingNames = []string{
 func TestDoctorOfAKernelThatCan(t *testing.T) {
 	testenv.RequireRoot(t)
 	var names []string
-	for _, f := range Doctor("") {
+	for _, f := range Doctor(DefaultPinDir, "") {
 		names = append(names, f.Name)
 		// Whether a bpffs is mounted in its usual place says nothing of the kernel.
 		if !f.OK && f.Name != "bpf file system" {
@@ -96,9 +96,9 @@ func TestRequireNamesTheFirstMissing(t *testing.T) {
 		features []feature
 		want     string
 	}{
-		{[]feature{yes, no, denied}, "gills: this kernel does not have it; diving needs them: " + floor + ": not supported here"},
-		{[]feature{denied, no}, "paws: could not be tried: operation not permitted; grow some: not supported here"},
-		{[]feature{words, yes}, "fur: too short; brush it: not supported here"},
+		{[]feature{yes, no, denied}, "gills: this kernel does not have it; diving needs them: " + floor + ""},
+		{[]feature{denied, no}, "paws: could not be tried: operation not permitted; grow some"},
+		{[]feature{words, yes}, "fur: too short; brush it"},
 	} {
 		err := requireAll(c.features)
 		if !errors.Is(err, ErrUnsupported) || err.Error() != c.want {
@@ -126,7 +126,7 @@ func TestProbesTellWhatIsMissing(t *testing.T) {
 func TestProbesLeaveLoopbackAlone(t *testing.T) {
 	ns := testenv.NewNamespace(t, "lo")
 	inside(t, ns, func() {
-		Doctor("")
+		Doctor(DefaultPinDir, "")
 		for _, f := range interfaceFindings("lo") {
 			if (f.Name == "xdp program" || f.Name == "tc programs") && f.Detail != "none" {
 				t.Errorf("lo has %s: %s", f.Name, f.Detail)
@@ -172,7 +172,7 @@ func TestDoctorWithoutCapabilities(t *testing.T) {
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var none [2]unix.CapUserData
 		failed := unix.Capset(&header, &none[0])
-		findings, err = Doctor(""), RequireFeatures()
+		findings, err = Doctor(DefaultPinDir, ""), RequireFeatures()
 		done <- failed
 	}()
 	if failed := <-done; failed != nil {

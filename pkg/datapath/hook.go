@@ -180,8 +180,8 @@ func foreignXDP(nl netlink.Link, ours map[ebpf.ProgramID]bool) error {
 		program := describeProgram(ebpf.ProgramID(xdp.ProgId))
 		mayDie := strings.Contains(program, limiterProgSynwardXdp) || strings.HasSuffix(program, "ending")
 		if !mayDie || time.Now().After(deadline) {
-			return fmt.Errorf("%s runs another XDP program (%s); to work beside it: synward attach %s --mode tc: %w",
-				name, program, name, ErrRefused)
+			return fail(ErrRefused, "%s runs another XDP program (%s); to work beside it: synward attach %s --mode tc",
+				name, program, name)
 		}
 	}
 }

@@ -52,8 +52,8 @@ func compileLimit(l policy.NewLimit) (limiterLimit, error) {
 		}
 		shift++
 		if cost < 256 {
-			return limiterLimit{}, fmt.Errorf("burst %d at %s is more than a slot can hold; use a burst of at most %d: %w",
-				l.Burst, l.Rate, maxCapacityUnits/cost, ErrInvalid)
+			return limiterLimit{}, fail(ErrInvalid, "burst %d at %s is more than a slot can hold; use a burst of at most %d",
+				l.Burst, l.Rate, maxCapacityUnits/cost)
 		}
 	}
 }

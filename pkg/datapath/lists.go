@@ -97,7 +97,7 @@ func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
 	}
 	if err := target.Put(key, entryValue(key, before.Hits, e)); err != nil {
 		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
-			err = fmt.Errorf("the list holds %d entries of this kind: %w; remove some first", target.MaxEntries(), ErrFull)
+			err = fail(ErrFull, "the list is full: it holds %d entries of this kind; remove some first", target.MaxEntries())
 		}
 		return nil, errors.Join(err, undoNote())
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,8 +57,12 @@ func parsePinKey(name string) (pinKey, error) {
 func (d pinDir) prog(k pinKey) string { return filepath.Join(d.progs(), k.String()) }
 func (d pinDir) link(k pinKey) string { return filepath.Join(d.links(), k.String()) }
 
-// exists reports whether the directory is there and is safe to use.
+// exists reports whether the directory is there and is safe to use. What is not on a BPF file system
+// is none of ours, whatever it looks like: it is neither read nor removed.
 func (d pinDir) exists() (bool, error) {
+	if err := d.checkFS(); err != nil {
+		return false, err
+	}
 	info, err := os.Lstat(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -70,33 +75,35 @@ func (d pinDir) exists() (bool, error) {
 
 // check refuses a directory that someone else could have made: bpffs may be writable by all (1777).
 func (d pinDir) check(info fs.FileInfo) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(string(d), &st); err != nil {
-		return fmt.Errorf("look at pin directory: %w", err)
-	}
+	st, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !info.IsDir():
-		return fmt.Errorf("%s is not a directory; remove it: %w", d, ErrRefused)
-	case int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("%s belongs to user %d and not to this one; remove it: %w", d, st.Uid, ErrRefused)
+		return fail(ErrRefused, "%s is not a directory; remove it", d)
+	case !ok || int(st.Uid) != os.Geteuid():
+		return fail(ErrRefused, "%s belongs to another user; remove it", d)
 	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s is open to others (%v); chmod 700 it or remove it: %w", d, info.Mode().Perm(), ErrRefused)
+		return fail(ErrRefused, "%s is open to others (%v); chmod 700 it or remove it", d, info.Mode().Perm())
 	}
 	return nil
 }
 
-// checkFS wants the parent of the pin directory to be a BPF file system.
+// checkFS wants the pin directory to lie on a BPF file system, right below a directory of it.
 func (d pinDir) checkFS() error {
-	if strings.Contains(filepath.Base(string(d)), ".") {
-		return fmt.Errorf("pin directory %s: a name on a BPF file system holds no dot: %w", d, ErrInvalid)
+	if !filepath.IsAbs(string(d)) || strings.Contains(filepath.Base(string(d)), ".") {
+		return fail(ErrInvalid, "pin directory %s: give an absolute path whose last name holds no dot", d)
 	}
-	parent := filepath.Dir(string(d))
-	var st unix.Statfs_t
-	if err := unix.Statfs(parent, &st); err != nil {
-		return fmt.Errorf("pin directory %s: %w; mount one: mount -t bpf bpf %s", d, err, parent)
-	}
-	if st.Type != unix.BPF_FS_MAGIC {
-		return fmt.Errorf("%s is not a BPF file system; mount one: mount -t bpf bpf %s", parent, parent)
+	for _, dir := range []string{string(d), filepath.Dir(string(d))} {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && dir == string(d):
+		case err != nil:
+			return fmt.Errorf("pin directory %s: %w", d, err)
+		case st.Type != unix.BPF_FS_MAGIC && d == DefaultPinDir:
+			return fail(ErrUnsupported, "no BPF file system is mounted; mount one: mount -t bpf bpf %s", filepath.Dir(string(d)))
+		case st.Type != unix.BPF_FS_MAGIC:
+			return fail(ErrInvalid, "pin directory %s: %s is not on a BPF file system (mount -t bpf bpf DIR makes one)", d, dir)
+		}
 	}
 	return nil
 }
@@ -113,10 +120,28 @@ func (d pinDir) make() error {
 	return nil
 }
 
-// remove takes every pin away. What is killed half-way leaves no link behind and is finished by the
-// next command that writes.
+// remove takes every pin away: only what this program puts there, so nothing else can be lost. What is
+// killed half-way leaves no link behind and is finished by the next command that writes.
 func (d pinDir) remove() error {
-	if err := os.RemoveAll(string(d)); err != nil {
+	there, err := d.exists()
+	if err != nil || !there {
+		return err
+	}
+	for _, dir := range []string{d.links(), d.progs(), d.maps()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove pins: %w", err)
+		}
+		for _, e := range entries {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("remove pins: %w", err)
+			}
+		}
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove pins: %w", err)
+		}
+	}
+	if err := os.Remove(string(d)); err != nil {
 		return fmt.Errorf("remove pins: %w", err)
 	}
 	return nil

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/synward/synward/pkg/internal/trafficgen"
+	"github.com/synward/synward/pkg/policy"
+)
+
+//go:generate go tool bpf2go -target bpfel -output-suffix _test limiterBench ../../bpf/tests/bench.bpf.c -- -Wall -Wextra -Wno-unused-parameter -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu
+
+// How the cost of a path is measured: rounds of floor and path in turn, each so many packets.
+const (
+	costRounds  = 31
+	costPackets = 200_000
+)
+
+// costPath is one way through the program, what it is held against, and how much of that it may cost.
+// A goal of 0 is only shown.
+type costPath struct {
+	name         string
+	floor, entry string
+	frame        []byte
+	goal         float64
+	prepare      func(i *Instance) error
+}
+
+func costPaths() []costPath {
+	src, dst := netip.MustParseAddrPort("198.51.100.7:40000"), netip.MustParseAddrPort("192.0.2.1:443")
+	syn := trafficgen.SYN(src, dst).Bytes()
+	ack := trafficgen.Segment(src, dst, trafficgen.ACK).Bytes()
+	limit := func(count uint64, period time.Duration, burst uint64) func(*Instance) error {
+		return func(i *Instance) error {
+			return i.SetLimit(&policy.NewLimit{Rate: policy.Rate{Count: count, Period: period}, Burst: burst})
+		}
+	}
+	onList := func(l List, prefix string) func(*Instance) error {
+		return func(i *Instance) error { return i.Add(l, []Entry{{Prefix: netip.MustParsePrefix(prefix)}}) }
+	}
+	return []costPath{
+		{"established", "floor_parse", limiterProgSynwardXdp, ack, 1.3, limit(50, time.Second, 100)},
+		{"over limit, one source", "floor_parse", limiterProgSynwardXdp, syn, 2.0, limit(50, time.Second, 100)},
+		{"under limit, one source", "floor_parse", limiterProgSynwardXdp, syn, 0, limit(7_000_000, time.Second, 1<<25)},
+		{"spoofed flood, random over 2^32", "floor_random", "journey_random", syn, 4.0, limit(50, time.Second, 100)},
+		{"allowed host", "floor_parse", limiterProgSynwardXdp, syn, 0, onList(Allow, "198.51.100.7/32")},
+		{"blocked host", "floor_parse", limiterProgSynwardXdp, syn, 0, onList(Block, "198.51.100.7/32")},
+		{"blocked prefix", "floor_parse", limiterProgSynwardXdp, syn, 0, onList(Block, "198.51.100.0/24")},
+	}
+}
+
+// BenchmarkCost measures what each path costs beside its floor and fails where the goal is surely
+// missed: where the lower end of the 95 % interval of the median ratio lies above it.
+func BenchmarkCost(b *testing.B) {
+	for _, path := range costPaths() {
+		b.Run(path.name, func(b *testing.B) {
+			for range b.N {
+				measureCost(b, path)
+			}
+		})
+	}
+}
+
+func measureCost(b *testing.B, path costPath) {
+	i, programs := costBench(b)
+	if err := path.prepare(i); err != nil {
+		b.Fatal(err)
+	}
+	floors, costs, ratios := make([]float64, costRounds), make([]float64, costRounds), make([]float64, costRounds)
+	for round := range costRounds {
+		floors[round] = nsPerPacket(b, programs[path.floor], path.frame)
+		costs[round] = nsPerPacket(b, programs[path.entry], path.frame)
+		ratios[round] = costs[round] / floors[round]
+	}
+	low, mid, high := medianInterval(ratios)
+	_, floor, _ := medianInterval(floors)
+	_, cost, _ := medianInterval(costs)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(floor, "floor-ns")
+	b.ReportMetric(cost, "path-ns")
+	b.ReportMetric(mid, "x-floor")
+	b.ReportMetric(low, "x-low")
+	b.ReportMetric(high, "x-high")
+	if path.goal > 0 && low > path.goal {
+		b.Errorf("%s costs %.2f x its floor (95 %%: %.2f to %.2f), the goal is %.2f", path.name, mid, low, high, path.goal)
+	}
+}
+
+// costBench is an instance that is pinned nowhere and every program on its maps.
+func costBench(b *testing.B) (*Instance, map[string]*ebpf.Program) {
+	m, err := createMaps()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(m.close)
+	i := &Instance{maps: m}
+	if err := i.writeFirstPolicy(); err != nil {
+		b.Fatal(err)
+	}
+	spec, err := loadLimiterBench()
+	if err != nil {
+		b.Fatal(err)
+	}
+	opts := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
+	for name, field := range m.byName() {
+		opts.MapReplacements[name] = *field
+	}
+	if err := spec.Variables[limiterVarMayHaveFrags].Set(false); err != nil {
+		b.Fatal(err)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(coll.Close)
+	return i, coll.Programs
+}
+
+// nsPerPacket is the kernel's own figure for a test run: the loop around the program is in it, in the
+// floor's as in the path's.
+func nsPerPacket(b *testing.B, prog *ebpf.Program, frame []byte) float64 {
+	_, each, err := prog.Benchmark(frame, costPackets, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return float64(each.Nanoseconds())
+}
+
+// medianInterval is the median and its 95 % interval by order statistics: no distribution is assumed.
+func medianInterval(values []float64) (low, mid, high float64) {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	// For a binomial(n, 1/2) the ranks n/2 -+ sqrt(n) hold at least 95 %.
+	half := 0
+	for half*half < n {
+		half++
+	}
+	return sorted[max(n/2-half, 0)], sorted[n/2], sorted[min(n/2+half, n-1)]
+}
