@@ -19,6 +19,9 @@ enum abi {
 	MAX_INTERFACES = 64,
 	LIST_INDEX_WORDS4 = 1 << 18, /* one bit an IPv4 /24 */
 	LIST_INDEX_WORDS6 = 1 << 16, /* one bit a hash of an IPv6 /32 */
+	LIST_INDEX_FAMILIES =
+		LIST_INDEX_WORDS4 + LIST_INDEX_WORDS6, /* a word: bit 0 IPv4, bit 1 IPv6 */
+	LIST_INDEX_WORDS,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */
@@ -117,24 +120,37 @@ enum list_id {
 	LIST_BLOCK,
 };
 
+/* The secret words of a limit's hash; see hash.h. */
+enum hash_key {
+	HASH_IPV4,
+	HASH_IPV6,
+	HASH_ODD1,
+	HASH_ODD2,
+	HASH_ODD3,
+	HASH_KEYS,
+};
+
 /*
- * One limit. cost is T and capacity is B*T, both in units of 2^unit_shift nanoseconds. A TAT that is
- * further ahead of now than stale units has wrapped around and counts as past.
+ * One limit. cost is T and capacity is B*T, both in units of 2^unit_shift nanoseconds; burst is B. A
+ * TAT that is further ahead of now than stale units has wrapped around and counts as past. What a
+ * full table lets through passes one aggregate limit, in nanoseconds.
  */
 struct limit {
-	__u64 key[2];
+	__u64 key[HASH_KEYS];
 	__u64 cost;
 	__u64 capacity;
 	__u64 stale;
+	__u64 aggregate_cost_ns;
+	__u64 aggregate_capacity_ns;
 	__u32 first_bucket;
 	__u32 bucket_mask;
 	__u32 kind;
 	__u32 unit_shift;
 	__u32 mask4;
 	__u32 mask6[4];
-	__u32 pad;
+	__u32 burst;
 };
-_Static_assert(sizeof(struct limit) == 80, "limit");
+_Static_assert(sizeof(struct limit) == 120, "limit");
 
 /*
  * What the operator asked for: one generation. Only an unused slot is written, then control.active
@@ -150,7 +166,7 @@ struct policy {
 	__u64 rate_period_ns;
 	__u64 burst;
 };
-_Static_assert(sizeof(struct policy) == 120, "policy");
+_Static_assert(sizeof(struct policy) == 160, "policy");
 
 /* The live word: which policy slot is in force. generation only grows. */
 struct control {
@@ -164,6 +180,12 @@ struct bucket {
 	__u64 slot[METER_WAYS];
 };
 _Static_assert(sizeof(struct bucket) == 64, "bucket");
+
+/* What a full table lets through, for one limit: a whole TAT in nanoseconds. */
+struct aggregate {
+	__u64 tat_ns;
+};
+_Static_assert(sizeof(struct aggregate) == 8, "aggregate");
 
 struct counter {
 	__u64 packets;
@@ -199,8 +221,10 @@ struct ledger_budget {
 	__u64 window_ns;
 	__u32 used[2];
 	__u32 skip[2];
+	__u32 created;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct ledger_budget) == 24, "ledger_budget");
+_Static_assert(sizeof(struct ledger_budget) == 32, "ledger_budget");
 
 /* Which interface owns a slot of the counters. Written by attach, read by status. */
 struct interface {

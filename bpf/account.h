@@ -7,13 +7,16 @@
  */
 
 #include "maps.h"
-#include "packet.h"
+#include "limits.h"
+#include "service.h"
 
-/* The ledger's budget of entries written a CPU and window, for admitted and refused each. */
+/* The ledger's budget of counts written a CPU and window, for admitted and refused each. */
 #define LEDGER_WINDOW_NS (1ULL << 26)
-#define LEDGER_BUDGET 4096
+#define LEDGER_BUDGET 1024
 /* Past it one in LEDGER_WEIGHT on average is written, and counts for that many. */
-#define LEDGER_WEIGHT 64
+#define LEDGER_WEIGHT 256
+/* How many sources a CPU may add in a window: a flood of new ones must not push the others out. */
+#define LEDGER_CREATED 256
 
 static __always_inline void count_packet(const struct packet *p, __u32 interface, __u32 reason,
 					 __u32 action)
@@ -43,6 +46,7 @@ static __always_inline __u32 ledger_weight(__u64 now, __u32 refused)
 		b->window_ns = now;
 		b->used[0] = 0;
 		b->used[1] = 0;
+		b->created = 0;
 	}
 	refused &= 1;
 	if (b->used[refused] < LEDGER_BUDGET) {
@@ -57,32 +61,56 @@ static __always_inline __u32 ledger_weight(__u64 now, __u32 refused)
 	return LEDGER_WEIGHT;
 }
 
-/* Two CPUs that meet a new source at once: the second to insert loses its count to the race. */
-static __always_inline void note_source(const struct addr *source, __u32 service, __u64 now,
-					__u32 refused, __u32 packets)
+static __always_inline bool may_create(void)
 {
-	struct source_key key = { .addr = *source, .service = service };
-	__u32 weight = ledger_weight(now, refused);
-	__u64 add = (__u64)weight * packets;
-	struct source *s;
+	__u32 zero = 0;
+	struct ledger_budget *b = bpf_map_lookup_elem(&ledger_budget, &zero);
 
-	if (!weight)
-		return;
-	s = bpf_map_lookup_elem(&sources, &key);
+	return b && b->created++ < LEDGER_CREATED;
+}
+
+/* What a packet adds to the ledger. */
+struct ledger_line {
+	__u64 now;
+	__u32 refused;
+	__u32 weight;
+	bool create; /* if the source is not there yet */
+};
+
+/* Two CPUs that meet a new source at once: the second to insert loses its count to the race. */
+static __always_inline void source_write(const struct source_key *key, const struct ledger_line *l,
+					 __u64 add)
+{
+	__u32 flags = l->weight > 1 ? SOURCE_SAMPLED : 0;
+	struct source *s = bpf_map_lookup_elem(&sources, key);
+
 	if (!s) {
 		struct source fresh = {
-			.admitted = refused ? 0 : add,
-			.refused = refused ? add : 0,
-			.first_seen_ns = now,
-			.last_seen_ns = now,
-			.flags = weight > 1 ? SOURCE_SAMPLED : 0,
+			.admitted = l->refused ? 0 : add,
+			.refused = l->refused ? add : 0,
+			.first_seen_ns = l->now,
+			.last_seen_ns = l->now,
+			.flags = flags,
 		};
 
-		bpf_map_update_elem(&sources, &key, &fresh, BPF_NOEXIST);
+		if (l->create && may_create())
+			bpf_map_update_elem(&sources, key, &fresh, BPF_NOEXIST);
 		return;
 	}
-	__sync_fetch_and_add(refused ? &s->refused : &s->admitted, add);
-	s->last_seen_ns = now;
-	if (weight > 1)
-		s->flags |= SOURCE_SAMPLED;
+	__sync_fetch_and_add(l->refused ? &s->refused : &s->admitted, add);
+	s->last_seen_ns = l->now;
+	s->flags |= flags;
+}
+
+/* A function of its own: most packets of a flood never come here. */
+__noinline int note_source(const struct packet *p, const struct limit *masks,
+			   const struct ledger_line *l)
+{
+	struct source_key key = { .service = SERVICE_DEFAULT };
+
+	if (!p || !masks || !l)
+		return 0;
+	mask_addr(&key.addr, &p->src, masks->mask4, masks->mask6);
+	source_write(&key, l, (__u64)l->weight * p->segments);
+	return 0;
 }

@@ -7,7 +7,7 @@
  * is too long, or that a first fragment cuts, is refused: the kernel would put it together and answer.
  */
 
-#include "parse.h"
+#include "reread.h"
 
 #define MAX_EXTENSION_HEADERS 8
 
@@ -28,18 +28,6 @@ struct walk {
 	bool first; /* this is a first fragment */
 	bool later; /* this is a later one */
 };
-
-typedef long (*load_fn)(void *ctx, __u32 offset, void *to, __u32 size);
-
-static __always_inline long load_xdp(void *ctx, __u32 offset, void *to, __u32 size)
-{
-	return bpf_xdp_load_bytes(ctx, offset, to, size);
-}
-
-static __always_inline long load_skb(void *ctx, __u32 offset, void *to, __u32 size)
-{
-	return bpf_skb_load_bytes(ctx, offset, to, size);
-}
 
 /* A header that is missing is the sender's cut in a first fragment, and a broken packet elsewhere. */
 static __always_inline int cut_off(const struct walk *w)
@@ -99,12 +87,16 @@ static long walk_step_skb(__u32 index, void *w)
 	return walk_step(index, w, load_skb);
 }
 
+static long walk_step_net(__u32 index, void *w)
+{
+	return walk_step(index, w, load_net);
+}
+
 static __always_inline int walk_finish(struct walk *w, struct packet *p, load_fn load)
 {
-	struct tcp_header tcp;
-
 	p->kind = KIND_OTHER;
 	p->proto = w->next;
+	p->first_fragment = w->first;
 	if (w->reason)
 		return w->reason;
 	if (w->later)
@@ -113,37 +105,43 @@ static __always_inline int walk_finish(struct walk *w, struct packet *p, load_fn
 		return cut_off(w);
 	p->l4_offset = w->offset;
 	p->l4_bytes = w->end - w->offset;
-	if (p->proto != IPPROTO_TCP)
-		return REASON_NONE;
-	if (load(w->ctx, w->offset, &tcp, sizeof(tcp)))
-		return w->first ? REFUSE(REASON_FRAGMENT) : REASON_UNPARSED;
-	return parse_tcp(&tcp, p, w->first);
+	return reread_tcp(w->ctx, p, load);
 }
 
-#define WALK_FROM(ctx_, p_)                                                                        \
-	{                                                                                          \
-		.ctx = (ctx_), .offset = (p_)->l4_offset, .end = (p_)->l4_offset + (p_)->l4_bytes, \
-		.next = (p_)->proto                                                                \
-	}
+static __always_inline struct walk walk_from(void *ctx, const struct packet *p)
+{
+	struct walk w = {
+		.ctx = ctx,
+		.offset = p->l4_offset,
+		.end = p->l4_offset + p->l4_bytes,
+		.next = p->proto,
+	};
+
+	return w;
+}
 
 __noinline int walk_chain_xdp(struct xdp_md *ctx, struct packet *p)
 {
+	struct walk w;
+
 	if (!p)
 		return REASON_UNPARSED;
-
-	struct walk w = WALK_FROM(ctx, p);
-
+	w = walk_from(ctx, p);
 	bpf_loop(MAX_EXTENSION_HEADERS + 1, walk_step_xdp, &w, 0);
 	return walk_finish(&w, p, load_xdp);
 }
 
 __noinline int walk_chain_skb(struct __sk_buff *ctx, struct packet *p)
 {
+	struct walk w;
+
 	if (!p)
 		return REASON_UNPARSED;
-
-	struct walk w = WALK_FROM(ctx, p);
-
-	bpf_loop(MAX_EXTENSION_HEADERS + 1, walk_step_skb, &w, 0);
-	return walk_finish(&w, p, load_skb);
+	w = walk_from(ctx, p);
+	if (has_link_header) {
+		bpf_loop(MAX_EXTENSION_HEADERS + 1, walk_step_skb, &w, 0);
+		return walk_finish(&w, p, load_skb);
+	}
+	bpf_loop(MAX_EXTENSION_HEADERS + 1, walk_step_net, &w, 0);
+	return walk_finish(&w, p, load_net);
 }

@@ -13,36 +13,58 @@
 #define SLOT_BORROWED (1ULL << SLOT_TAT_BITS)
 #define SLOT_TAG (~(SLOT_TAT | SLOT_BORROWED))
 
-/* Older than anything that a TAT can express. */
-#define SLOT_EMPTY_AGE (-(1LL << SLOT_TAT_BITS))
-
 /*
- * How far a slot's TAT lies ahead of now (above zero) or behind it, in units. The order is that of
- * the raw TATs: two CPUs whose clocks differ by a tick still agree on which slot is the oldest.
+ * How far a slot's TAT lies ahead of now (above zero) or behind it, in units. What is further ahead
+ * than stale has wrapped around and is past. Without branches, for in a flood none can be predicted;
+ * both terms of the difference are below 2^63.
  */
 static inline __s64 slot_ahead(__u64 slot, __u64 now, __u64 stale)
 {
 	__u64 distance = (slot - now) & SLOT_TAT;
+	__s64 past = (__s64)(stale - distance) >> 63;
 
-	if (!slot)
-		return SLOT_EMPTY_AGE;
-	if (distance > stale)
-		return (__s64)distance - (1LL << SLOT_TAT_BITS);
-	return (__s64)distance;
+	return (__s64)distance + past * (1LL << SLOT_TAT_BITS);
 }
 
-/* The bits of a hash that tell keys of one bucket apart. Never zero, for zero is an empty slot. */
+/*
+ * The order in which a bucket's slots are taken over: oldest raw TAT first, lowest way on a tie. Raw,
+ * so that two CPUs whose clocks differ by a tick agree on it.
+ */
+static inline __s64 slot_rank(__u64 slot, __u64 now, __u64 stale, __u32 way)
+{
+	return slot_ahead(slot, now, stale) * METER_WAYS + way;
+}
+
+static inline __s64 rank_min(__s64 a, __s64 b)
+{
+	__s64 difference = b - a;
+
+	return a + (difference & (difference >> 63));
+}
+
+static inline int slot_is(__u64 slot, __u64 tag)
+{
+	return (slot ^ tag) <= (SLOT_TAT | SLOT_BORROWED);
+}
+
+/* The bits of a hash that tell keys of one bucket apart. */
 static inline __u64 slot_tag(__u64 hash)
 {
-	__u64 tag = hash & SLOT_TAG;
-
-	return tag ? tag : SLOT_BORROWED << 1;
+	return hash & SLOT_TAG;
 }
 
 /* GCRA: whether one more of cost fits on top of level. */
 static inline int gcra_admits(__u64 level, __u64 cost, __u64 capacity)
 {
 	return level + cost <= capacity;
+}
+
+/* GCRA on a whole TAT: the TAT after one more, or 0 if it does not fit. */
+static inline __u64 gcra_next(__u64 tat, __u64 now, __u64 cost, __u64 capacity)
+{
+	__u64 level = tat > now ? tat - now : 0;
+
+	return gcra_admits(level, cost, capacity) ? now + level + cost : 0;
 }
 
 static inline __u64 slot_charged(__u64 tag, __u64 now, __u64 level, __u64 cost, int borrowed)

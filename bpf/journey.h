@@ -6,38 +6,27 @@
  * would pass a new kernel's verifier and not that of 6.1.
  */
 
-/* The headers that the fast path reads lie within this; the kernel is asked to make them linear. */
-#define LINEAR_BYTES 128
-
 __noinline int parse_xdp(struct xdp_md *ctx, struct packet *p)
 {
-	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data,
-			    (void *)(long)ctx->data_end };
-	__be16 proto;
-	int verdict;
-
-	if (!p)
-		return REASON_UNPARSED;
-	verdict = parse_link(&c, &proto);
-	return verdict ?: parse_network(&c, p, proto);
+	return p ? parse_direct(ctx->data, ctx->data_end, p) : REASON_UNPARSED;
 }
 
-/* An skb may hold its headers in pages. Pulling them up fails only without memory: then unparsed. */
 __noinline int parse_skb(struct __sk_buff *ctx, struct packet *p)
 {
-	struct cursor c;
-	__be16 proto;
-	int verdict;
+	return p ? parse_direct(ctx->data, ctx->data_end, p) : REASON_UNPARSED;
+}
 
+__noinline int reread_xdp(struct xdp_md *ctx, struct packet *p)
+{
+	return p ? reread(ctx, p, load_xdp) : REASON_UNPARSED;
+}
+
+__noinline int reread_skb(struct __sk_buff *ctx, struct packet *p)
+{
 	if (!p)
 		return REASON_UNPARSED;
-	if (ctx->data_end - ctx->data < LINEAR_BYTES && ctx->len > ctx->data_end - ctx->data)
-		bpf_skb_pull_data(ctx, ctx->len < LINEAR_BYTES ? ctx->len : LINEAR_BYTES);
-	c.start = c.pos = (void *)(long)ctx->data;
-	c.end = (void *)(long)ctx->data_end;
-	proto = ctx->protocol;
-	verdict = has_link_header ? parse_link(&c, &proto) : REASON_NONE;
-	return verdict ?: parse_network(&c, p, proto);
+	return has_link_header ? reread(ctx, p, load_skb) :
+				 reread_network(ctx, p, ctx->protocol, load_net);
 }
 
 static __always_inline const struct policy *active_policy(void)
@@ -66,43 +55,78 @@ static __always_inline __u32 finish(const struct packet *p, __u32 verdict, __u32
 	return action;
 }
 
-/*
- * Everything that needs the policy and the clock: packets of listed sources, new connections, and
- * what parse has refused.
- */
-__noinline int judge_closely(const struct packet *p, int verdict, int listed)
+/* A packet whose shape was refused may be forged at will: it adds to a source, and never makes one. */
+static __always_inline __u32 conclude(const struct packet *p, const struct policy *policy,
+				      __u64 now, int verdict)
+{
+	__u32 refused = !!(verdict & REFUSED);
+
+	if (p->kind == KIND_NEW || refused) {
+		struct ledger_line line = {
+			.now = now,
+			.refused = refused,
+			.weight = ledger_weight(now, refused),
+			.create = p->kind == KIND_NEW || VERDICT_REASON(verdict) == REASON_BLOCKED,
+		};
+
+		if (line.weight && p->src.family)
+			note_source(p, &policy->limit, &line);
+	}
+	return finish(p, verdict, policy->mode);
+}
+
+/* A new connection of a source that no list touches: the way of every packet of a SYN flood. */
+__noinline int judge_new(const struct packet *p)
 {
 	const struct policy *policy = active_policy();
-	struct addr source = {};
-	__u32 action;
 	__u64 now;
 
 	if (!p || !policy)
 		return ACTION_PASS;
 	now = clock_ns(policy);
-	if (policy->strict_parsing && verdict == REASON_UNPARSED)
-		verdict = REFUSE(REASON_UNPARSED);
-	if (!verdict && listed)
+	return conclude(p, policy, now, limits_judge(policy, &p->src, now));
+}
+
+/* The kernel drops what contradicts itself; a blocked source does not get even that far. */
+static __always_inline int judge_unparsed(const struct packet *p, const struct policy *policy,
+					  __u64 now)
+{
+	if (p->src.family && lists_may_hold(&p->src) &&
+	    lists_judge(p, now) == REFUSE(REASON_BLOCKED))
+		return REFUSE(REASON_BLOCKED);
+	return policy->strict_parsing ? REFUSE(REASON_UNPARSED) : REASON_UNPARSED;
+}
+
+/* What a list may hold, and what parse has refused or could not read. */
+__noinline int judge_closely(const struct packet *p, int verdict)
+{
+	const struct policy *policy = active_policy();
+	__u64 now;
+
+	if (!p || !policy)
+		return ACTION_PASS;
+	now = clock_ns(policy);
+	if (verdict == REASON_UNPARSED)
+		verdict = judge_unparsed(p, policy, now);
+	if (!verdict)
 		verdict = lists_judge(p, now);
 	if (!verdict)
 		verdict = service_judge(p);
-	mask_addr(&source, &p->src, policy->limit.mask4, policy->limit.mask6);
 	if (!verdict)
-		verdict = limits_judge(policy, &source, now);
-	action = finish(p, verdict, policy->mode);
-	if (source.family && (p->kind == KIND_NEW || verdict & REFUSED))
-		note_source(&source, SERVICE_DEFAULT, now, !!(verdict & REFUSED), p->segments);
-	return action;
+		return judge_new(p);
+	return conclude(p, policy, now, verdict);
 }
 
 /* The short way: what is neither listed nor new nor refused only needs its counter. */
 static __always_inline int judge(const struct packet *p, int verdict)
 {
-	bool listed = !verdict && lists_may_hold(&p->src);
-
-	if (!verdict && !listed)
-		verdict = service_judge(p);
-	if (!verdict || listed || verdict & REFUSED || verdict == REASON_UNPARSED)
-		return judge_closely(p, verdict, listed);
-	return finish(p, verdict, MODE_ENFORCE);
+	if (verdict) {
+		if (verdict & REFUSED || verdict == REASON_UNPARSED)
+			return judge_closely(p, verdict);
+		return finish(p, verdict, MODE_ENFORCE);
+	}
+	if (lists_may_hold(&p->src))
+		return judge_closely(p, verdict);
+	verdict = service_judge(p);
+	return verdict ? finish(p, verdict, MODE_ENFORCE) : judge_new(p);
 }

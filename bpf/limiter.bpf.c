@@ -6,11 +6,17 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <linux/types.h>
+
+/* Frozen at load: this interface's slot of the counters, and whether frames have a link header. */
+volatile const __u32 interface_slot = 0;
+volatile const bool has_link_header = true;
 
 #include "abi.h"
 #include "maps.h"
 #include "packet.h"
 #include "parse.h"
+#include "reread.h"
 #include "chain.h"
 #include "lists.h"
 #include "service.h"
@@ -21,17 +27,13 @@
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* Frozen at load: this interface's slot of the counters, and whether frames have a link header. */
-volatile const __u32 interface_slot = 0;
-volatile const bool has_link_header = true;
-volatile const bool may_have_frags = true;
-
 #include "journey.h"
 
 /* Names of values that Go needs, kept in the object's BTF though no variable has these types. */
 const struct {
 	enum abi abi;
 	enum reason reason;
+	enum hash_key hash_key;
 	enum action action;
 	enum mode mode;
 	enum on_table_full on_table_full;
@@ -44,13 +46,12 @@ const struct {
 SEC("xdp.frags")
 int synward_xdp(struct xdp_md *ctx)
 {
-	struct packet p = {};
-	int verdict;
+	struct packet p = { .segments = 1, .bytes = bpf_xdp_get_buff_len(ctx) };
+	int verdict = parse_xdp(ctx, &p);
 
-	p.segments = 1;
-	p.bytes = may_have_frags ? bpf_xdp_get_buff_len(ctx) : ctx->data_end - ctx->data;
-	verdict = parse_xdp(ctx, &p);
-	if (p.kind == KIND_CHAIN)
+	if (verdict == REASON_UNPARSED && p.bytes > ctx->data_end - ctx->data)
+		verdict = reread_xdp(ctx, &p);
+	if (!verdict && p.kind == KIND_CHAIN)
 		verdict = walk_chain_xdp(ctx, &p);
 	return act_xdp(judge(&p, verdict));
 }
@@ -58,13 +59,12 @@ int synward_xdp(struct xdp_md *ctx)
 SEC("tc")
 int synward_tc(struct __sk_buff *ctx)
 {
-	struct packet p = {};
-	int verdict;
+	struct packet p = { .segments = ctx->gso_segs ?: 1, .bytes = ctx->len };
+	int verdict = has_link_header ? parse_skb(ctx, &p) : reread_skb(ctx, &p);
 
-	p.segments = ctx->gso_segs ?: 1;
-	p.bytes = ctx->len;
-	verdict = parse_skb(ctx, &p);
-	if (p.kind == KIND_CHAIN)
+	if (has_link_header && verdict == REASON_UNPARSED && p.bytes > ctx->data_end - ctx->data)
+		verdict = reread_skb(ctx, &p);
+	if (!verdict && p.kind == KIND_CHAIN)
 		verdict = walk_chain_skb(ctx, &p);
 	return act_tc(judge(&p, verdict));
 }

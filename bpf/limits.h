@@ -3,9 +3,9 @@
 
 /* The limits stage: a new connection against the limits of its service. */
 
+#include "hash.h"
 #include "meters.h"
 #include "packet.h"
-#include "siphash.h"
 
 static __always_inline void mask_addr(struct addr *to, const struct addr *from, __u32 mask4,
 				      const __u32 mask6[4])
@@ -22,21 +22,61 @@ static __always_inline void mask_addr(struct addr *to, const struct addr *from, 
 	to->word[3] = from->word[3] & mask6[3];
 }
 
-/* source: the packet's source under the limit's prefix length, filled for the account stage too. */
+static __always_inline __u64 words(__u32 first, __u32 second)
+{
+	return (__u64)second << 32 | first;
+}
+
+static __always_inline __u64 hash_source(const struct limit *l, const struct addr *a)
+{
+	if (a->family == 4)
+		return hash_ipv4(a->word[0] & l->mask4, l->key);
+	return hash_ipv6(words(a->word[0] & l->mask6[0], a->word[1] & l->mask6[1]),
+			 words(a->word[2] & l->mask6[2], a->word[3] & l->mask6[3]), l->key);
+}
+
+/* Worst case: a CPU that loses both its tries is refused. */
+__noinline int aggregate_admits(const struct limit *limit, __u64 now)
+{
+	__u32 zero = 0;
+	struct aggregate *a = bpf_map_lookup_elem(&aggregates, &zero);
+
+	if (!limit || !a)
+		return 0;
+	for (int try = 0; try < 2; try++) {
+		__u64 tat = *(volatile __u64 *)&a->tat_ns;
+		__u64 next =
+			gcra_next(tat, now, limit->aggregate_cost_ns, limit->aggregate_capacity_ns);
+
+		if (!next)
+			return 0;
+		if (__sync_val_compare_and_swap(&a->tat_ns, tat, next) == tat)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int table_full(const struct policy *policy, __u64 now)
+{
+	if (policy->on_table_full == TABLE_FULL_PASS && aggregate_admits(&policy->limit, now))
+		return REASON_TABLE_FULL;
+	return REFUSE(REASON_TABLE_FULL);
+}
+
 static __always_inline int limits_judge(const struct policy *policy, const struct addr *source,
 					__u64 now)
 {
-	if (policy->limit.kind == LIMIT_NONE)
+	const struct limit *limit = &policy->limit;
+
+	if (limit->kind == LIMIT_NONE)
 		return REASON_UNDER_LIMIT;
-	switch (meter_charge(&policy->limit, siphash_addr(policy->limit.key, source), now)) {
+	switch (meter_charge(limit, hash_source(limit, source), now)) {
 	case METER_ADMITTED:
 		return REASON_UNDER_LIMIT;
 	case METER_OVER:
 		return REFUSE(REASON_OVER_NEW);
 	case METER_FULL:
-		if (policy->on_table_full == TABLE_FULL_DROP)
-			return REFUSE(REASON_TABLE_FULL);
-		return REASON_TABLE_FULL;
+		return table_full(policy, now);
 	default:
 		return REFUSE(REASON_CONTENDED);
 	}

@@ -27,10 +27,13 @@ static __always_inline __u32 index_hash_v6(__u32 top)
 	return bpf_ntohl(top) * 0x9e3779b1U >> 10;
 }
 
+/* Empty lists cost one word that every packet reads; the bitmap is too large for a cache. */
 static __always_inline bool lists_may_hold(const struct addr *a)
 {
 	if (a->family == 4)
-		return index_bit(bpf_ntohl(a->word[0]) >> 8);
+		return index_bit(LIST_INDEX_FAMILIES * 64) && index_bit(bpf_ntohl(a->word[0]) >> 8);
+	if (!index_bit(LIST_INDEX_FAMILIES * 64 + 1))
+		return false;
 	return index_bit(LIST_INDEX_WORDS4 * 64 + index_hash_v6(a->word[0]));
 }
 

@@ -48,6 +48,14 @@ struct {
 	__type(value, struct bucket);
 } meters SEC(".maps");
 
+/* Written by the limits stage where the table is full. One limit, so one entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct aggregate);
+} aggregates SEC(".maps");
+
 /*
  * In front of the lists: a clear bit proves that no entry touches the address. Bits are set by Go
  * before the entry is inserted; a bit that stays set costs a lookup and nothing else.
@@ -55,7 +63,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, LIST_INDEX_WORDS4 + LIST_INDEX_WORDS6);
+	__uint(max_entries, LIST_INDEX_WORDS);
 	__type(key, __u32);
 	__type(value, __u64);
 } list_index SEC(".maps");
@@ -87,7 +95,7 @@ LIST_PREFIXES(allow_prefixes, 131072);
 LIST_HOSTS(block_hosts, 1048576);
 LIST_PREFIXES(block_prefixes, 262144);
 
-/* Written and read by Go only. Full: the entry stands without its note, and the command says so. */
+/* Written and read by Go only. Full: the entry stands without its note. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

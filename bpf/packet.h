@@ -18,14 +18,15 @@ struct packet {
 	struct addr dst;
 	__u32 bytes; /* on the wire, link header included */
 	__u32 segments; /* packets on the wire that this one buffer stands for */
-	__u32 l3_offset; /* from the start of the buffer */
+	__u32 l3_offset; /* from where the stage's reader counts */
 	__u32 l4_offset;
 	__u32 l4_bytes; /* what the IP header says is left from l4_offset on */
 	__u16 sport; /* host byte order; 0 where there are none */
 	__u16 dport;
 	__u8 kind;
 	__u8 proto; /* of the header at l4_offset */
-	__u8 pad[2];
+	__u8 first_fragment; /* of a packet of several: its headers must not be cut off */
+	__u8 pad;
 };
 
 /* A stage's answer: REASON_NONE goes on to the next stage, anything else ends the journey. */

@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * Bytes to struct packet: link header, up to two VLAN tags, IPv4 with options, IPv6, TCP and UDP.
- * Reads the packet directly and refuses what cannot be judged honestly. IPv6 extension headers are
- * left to chain.h. Decides nothing that depends on a policy.
+ * Bytes to struct packet: link header, up to two VLAN tags, IPv4 with options, IPv6, TCP. Reads the
+ * packet directly; what does not lie in the first buffer, and IPv6 extension headers, are left to
+ * reread.h and chain.h. Refuses what cannot be judged honestly. Decides nothing that depends on a
+ * policy.
  */
 
 #include <linux/if_ether.h>
@@ -63,10 +64,18 @@ static __always_inline bool is_vlan(__be16 proto)
 	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
 }
 
-/*
- * Deeper tags than two pass to the kernel, which drops them, unless one of them has VLAN id 0: those
- * are priority tags, and the kernel strips any number of them and takes what is below.
- */
+/* Whether a third tag is refused: the kernel strips any number of priority tags (VLAN id 0). */
+static __always_inline int third_tag(bool priority)
+{
+	return priority ? REFUSE(REASON_MALFORMED) : REASON_UNPARSED;
+}
+
+static __always_inline bool is_priority(const struct vlan_header *tag)
+{
+	return !(tag->tci & bpf_htons(VLAN_VID));
+}
+
+/* Deeper tags than two belong to VLAN devices on VLAN devices: there is where they are judged. */
 static __always_inline int parse_link(struct cursor *c, __be16 *proto)
 {
 	struct ethhdr *eth = take(c, sizeof(*eth));
@@ -84,23 +93,20 @@ static __always_inline int parse_link(struct cursor *c, __be16 *proto)
 		tag = take(c, sizeof(*tag));
 		if (!tag)
 			return REASON_UNPARSED;
-		priority |= !(tag->tci & bpf_htons(VLAN_VID));
+		priority |= is_priority(tag);
 		if (i == 2)
-			return priority ? REFUSE(REASON_MALFORMED) : REASON_UNPARSED;
+			return third_tag(priority);
 		*proto = tag->proto;
 	}
 	return REASON_NONE;
 }
 
-/* first: the header lies in the first fragment of a packet, where flags must not be cut off. */
-static __always_inline int parse_tcp(const struct tcp_header *tcp, struct packet *p, bool first)
+/* A first fragment may not cut the flags off, and what follows it may not write over them. */
+static __always_inline int parse_tcp(const struct tcp_header *tcp, struct packet *p)
 {
-	__u32 length;
+	__u32 length = (tcp->offset >> 4) * 4;
 
-	if (p->l4_bytes < sizeof(*tcp))
-		return first ? REFUSE(REASON_FRAGMENT) : REASON_UNPARSED;
-	length = (tcp->offset >> 4) * 4;
-	if (length < sizeof(*tcp) || (!first && length > p->l4_bytes))
+	if (length < sizeof(*tcp) || (!p->first_fragment && length > p->l4_bytes))
 		return REASON_UNPARSED;
 	p->sport = bpf_ntohs(tcp->sport);
 	p->dport = bpf_ntohs(tcp->dport);
@@ -114,26 +120,24 @@ static __always_inline int parse_tcp(const struct tcp_header *tcp, struct packet
 	return REASON_NONE;
 }
 
-static __always_inline int parse_l4(struct cursor *c, struct packet *p, bool first)
+/* A TCP header that is not all there. */
+static __always_inline int short_tcp(const struct packet *p)
 {
-	struct tcp_header *tcp;
-
-	p->l4_offset = c->pos - c->start;
-	p->kind = KIND_OTHER;
-	if (p->proto != IPPROTO_TCP)
-		return REASON_NONE;
-	tcp = take(c, sizeof(*tcp));
-	if (!tcp)
-		return first ? REFUSE(REASON_FRAGMENT) : REASON_UNPARSED;
-	return parse_tcp(tcp, p, first);
+	return p->first_fragment ? REFUSE(REASON_FRAGMENT) : REASON_UNPARSED;
 }
 
-/* A buffer that GRO or GSO made longer than 64 KiB says 0 for its length (BIG TCP). */
-static __always_inline __u32 ip_length(__u32 length, const struct packet *p)
+static __always_inline bool wants_tcp(const struct packet *p)
 {
-	if (!length && p->segments > 1)
-		return p->bytes - p->l3_offset;
-	return length;
+	return p->kind == KIND_OTHER && p->proto == IPPROTO_TCP;
+}
+
+/*
+ * Length 0 means the rest of the buffer, as the kernel takes it where GRO has made more than 64 KiB
+ * (BIG TCP) and behind an IPv6 hop-by-hop header without a jumbo option.
+ */
+static __always_inline __u32 ip_length(__be16 length, __u32 rest)
+{
+	return bpf_ntohs(length) ?: rest;
 }
 
 /* RFC 1858 and RFC 3128: a fragment at offset 8 may write over the flags of the first. */
@@ -145,29 +149,26 @@ static __always_inline int later_fragment(struct packet *p, __u32 offset)
 	return REASON_NONE;
 }
 
-static __always_inline int parse_ipv4(struct cursor *c, struct packet *p)
+/* p->l3_offset is set; sets all that an IPv4 header tells. */
+static __always_inline int ipv4_header(const struct iphdr *ip, struct packet *p)
 {
-	struct iphdr *ip = take(c, sizeof(*ip));
-	__u32 header, total, fragment;
+	__u32 header = ip->ihl * 4, rest = p->bytes - p->l3_offset;
+	__u32 total = ip_length(ip->tot_len, rest);
+	__u32 fragment = bpf_ntohs(ip->frag_off);
 
-	if (!ip)
-		return REASON_UNPARSED;
-	header = ip->ihl * 4;
-	total = ip_length(bpf_ntohs(ip->tot_len), p);
-	if (ip->version != 4 || header < sizeof(*ip) || total < header ||
-	    total > p->bytes - p->l3_offset)
+	if (ip->version != 4 || header < sizeof(*ip) || total < header || total > rest)
 		return REASON_UNPARSED;
 	p->src.family = p->dst.family = 4;
 	p->src.word[0] = ip->saddr;
 	p->dst.word[0] = ip->daddr;
 	p->proto = ip->protocol;
+	p->l4_offset = p->l3_offset + header;
 	p->l4_bytes = total - header;
-	fragment = bpf_ntohs(ip->frag_off);
-	if (!take(c, (header - sizeof(*ip)) & 0x3f))
-		return REASON_UNPARSED;
+	p->kind = KIND_OTHER;
 	if (fragment & IPV4_OFFSET)
 		return later_fragment(p, (fragment & IPV4_OFFSET) * 8);
-	return parse_l4(c, p, fragment & IPV4_MORE);
+	p->first_fragment = !!(fragment & IPV4_MORE);
+	return REASON_NONE;
 }
 
 static __always_inline bool is_extension(__u8 next)
@@ -187,26 +188,64 @@ static __always_inline void copy_ipv6(struct addr *to, const struct in6_addr *fr
 	to->word[3] = word[3];
 }
 
-static __always_inline int parse_ipv6(struct cursor *c, struct packet *p)
+/* p->l3_offset is set; sets all that an IPv6 header tells. */
+static __always_inline int ipv6_header(const struct ipv6hdr *ip, struct packet *p)
 {
-	struct ipv6hdr *ip = take(c, sizeof(*ip));
+	__u32 rest;
 
-	if (!ip || ip->version != 6)
+	p->l4_offset = p->l3_offset + sizeof(*ip);
+	rest = p->bytes - p->l4_offset;
+	p->l4_bytes = ip_length(ip->payload_len, rest);
+	if (ip->version != 6 || p->l4_bytes > rest)
 		return REASON_UNPARSED;
 	copy_ipv6(&p->src, &ip->saddr);
 	copy_ipv6(&p->dst, &ip->daddr);
 	p->proto = ip->nexthdr;
-	p->l4_bytes = bpf_ntohs(ip->payload_len);
-	p->l4_offset = c->pos - c->start;
-	if (!p->l4_bytes && p->segments > 1)
-		p->l4_bytes = p->bytes - p->l4_offset;
-	if (p->l4_bytes > p->bytes - p->l4_offset)
-		return REASON_UNPARSED;
-	if (is_extension(p->proto)) {
-		p->kind = KIND_CHAIN;
+	p->kind = is_extension(p->proto) ? KIND_CHAIN : KIND_OTHER;
+	return REASON_NONE;
+}
+
+static __always_inline int parse_l4(struct cursor *c, struct packet *p)
+{
+	struct tcp_header *tcp;
+
+	if (!wants_tcp(p))
 		return REASON_NONE;
-	}
-	return parse_l4(c, p, false);
+	if (p->l4_bytes < sizeof(*tcp))
+		return short_tcp(p);
+	tcp = take(c, sizeof(*tcp));
+	return tcp ? parse_tcp(tcp, p) : REASON_UNPARSED;
+}
+
+static __always_inline int parse_ipv4(struct cursor *c, struct packet *p)
+{
+	struct iphdr *ip = take(c, sizeof(*ip));
+	int verdict;
+
+	if (!ip)
+		return REASON_UNPARSED;
+	verdict = ipv4_header(ip, p);
+	if (verdict)
+		return verdict;
+	if (!take(c, (p->l4_offset - p->l3_offset - sizeof(*ip)) & 0x3f))
+		return REASON_UNPARSED;
+	return parse_l4(c, p);
+}
+
+static __always_inline int parse_ipv6(struct cursor *c, struct packet *p)
+{
+	struct ipv6hdr *ip = take(c, sizeof(*ip));
+	int verdict;
+
+	if (!ip)
+		return REASON_UNPARSED;
+	verdict = ipv6_header(ip, p);
+	return verdict ?: parse_l4(c, p);
+}
+
+static __always_inline int other_network(__be16 proto)
+{
+	return proto == bpf_htons(ETH_P_SELF_TEST) ? REASON_SELF_TEST : REASON_NOT_IP;
 }
 
 static __always_inline int parse_network(struct cursor *c, struct packet *p, __be16 proto)
@@ -216,5 +255,15 @@ static __always_inline int parse_network(struct cursor *c, struct packet *p, __b
 		return parse_ipv4(c, p);
 	if (proto == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(c, p);
-	return proto == bpf_htons(ETH_P_SELF_TEST) ? REASON_SELF_TEST : REASON_NOT_IP;
+	return other_network(proto);
+}
+
+/* The whole stage on what lies in the first buffer. */
+static __always_inline int parse_direct(long start, long end, struct packet *p)
+{
+	struct cursor c = { (void *)start, (void *)start, (void *)end };
+	__be16 proto;
+	int verdict = parse_link(&c, &proto);
+
+	return verdict ?: parse_network(&c, p, proto);
 }

@@ -11,7 +11,7 @@
 static __always_inline int parse_only(struct xdp_md *ctx, struct packet *p)
 {
 	p->segments = 1;
-	p->bytes = may_have_frags ? bpf_xdp_get_buff_len(ctx) : ctx->data_end - ctx->data;
+	p->bytes = bpf_xdp_get_buff_len(ctx);
 	return parse_xdp(ctx, p);
 }
 

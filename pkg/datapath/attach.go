@@ -12,9 +12,6 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// singleBufferMTU is the largest MTU whose frames surely come in one buffer on a 4 KiB page.
-const singleBufferMTU = 3498
-
 // attacher carries one attach through its steps.
 type attacher struct {
 	*Instance
@@ -88,48 +85,59 @@ func (a *attacher) run() error {
 	if err != nil || stop {
 		return err
 	}
-	if a.created && a.opts.Limit != nil {
-		if err := a.SetLimit(a.opts.Limit); err != nil {
-			return err
-		}
-	}
 	a.result.Warnings = preflight(a.nl, a.opts.Mode)
-	if err := a.tryModes(); err != nil {
+	old, err := a.Policy()
+	if err != nil {
 		return err
 	}
-	if !a.created && a.opts.Limit != nil {
+	if a.opts.Limit != nil {
 		if err := a.SetLimit(a.opts.Limit); err != nil {
 			return err
 		}
+	}
+	if err := a.tryModes(); err != nil {
+		if a.opts.Limit != nil && !a.created {
+			return errors.Join(err, a.SetLimit(old.Limit))
+		}
+		return err
 	}
 	return a.describe()
 }
 
-// reuse deals with what is attached here already: stop when nothing is left to do.
+// reuse deals with what is attached here already: stop when nothing is left to do. What is recorded of
+// an interface that is gone, or whose hook no longer holds our program, is cleared away; a live one is
+// never touched, whatever name it had when it was attached.
 func (a *attacher) reuse() (stop bool, err error) {
 	all, err := a.attached()
 	if err != nil {
 		return false, err
 	}
+	index := a.nl.Attrs().Index
 	for _, at := range all {
-		if at.key.cookie != a.cookie || at.record.name() != a.nl.Attrs().Name {
+		if at.key.cookie != a.cookie {
 			continue
 		}
-		if state := at.inspect(a.nl); !state.live || at.key.ifindex != a.nl.Attrs().Index {
+		device := at.device()
+		if at.key.ifindex == index && at.inspect(device).live {
+			return true, a.keepMode(at)
+		}
+		if at.key.ifindex == index || device == nil && at.record.name() == a.nl.Attrs().Name {
 			if err := a.drop(at); err != nil {
 				return false, err
 			}
 			a.result.Mended = true
-			continue
 		}
-		mode := modeFromCode(at.record.Hook)
-		if a.opts.Mode != ModeAuto && a.opts.Mode != mode {
-			return false, fail(ErrInvalid, "%s is attached in mode %s; to change that: synward detach %s",
-				a.opts.Interface, mode, a.opts.Interface)
-		}
-		return true, a.keep(at)
 	}
 	return false, nil
+}
+
+func (a *attacher) keepMode(at attachment) error {
+	mode := modeFromCode(at.record.Hook)
+	if a.opts.Mode != ModeAuto && a.opts.Mode != mode {
+		return fail(ErrInvalid, "%s is attached in mode %s; to change that: synward detach %s",
+			a.opts.Interface, mode, a.opts.Interface)
+	}
+	return a.keep(at)
 }
 
 // keep is the second attach of the same: only a limit that differs is a change.
@@ -210,9 +218,7 @@ func (a *attacher) tryHook(mode Mode, h hook) error {
 	if err != nil {
 		return err
 	}
-	prog, err := a.maps.loadProgram(h, frozen{
-		slot: slot, linkHeader: hasLinkHeader(a.nl), frags: a.nl.Attrs().MTU > singleBufferMTU,
-	})
+	prog, err := a.maps.loadProgram(h, frozen{slot: slot, linkHeader: hasLinkHeader(a.nl)})
 	if err != nil {
 		return err
 	}
@@ -223,15 +229,28 @@ func (a *attacher) tryHook(mode Mode, h hook) error {
 	if err := prog.Pin(a.dir.prog(key)); err != nil {
 		return fmt.Errorf("pin program: %w", err)
 	}
-	l, err := hookUp(h, mode, a.nl, prog)
+	l, made, err := hookUp(h, mode, a.nl, prog)
 	if err == nil && l != nil {
 		defer l.Close()
 		err = l.Pin(a.dir.link(key))
+	}
+	if made {
+		err = a.noteClsact(slot)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(a.dir.prog(key)), a.clearRecord(slot))
 	}
 	return nil
+}
+
+// noteClsact remembers that detach may remove what attach made.
+func (a *attacher) noteClsact(slot uint32) error {
+	var record limiterInterface
+	if err := a.maps.Interfaces.Lookup(slot, &record); err != nil {
+		return fmt.Errorf("read interface record: %w", err)
+	}
+	record.Hook |= madeClsact
+	return a.maps.Interfaces.Put(slot, record)
 }
 
 // describe fills in the interface as status would show it.
@@ -250,6 +269,9 @@ func (a *attacher) describe() error {
 
 // writeRecord notes what the slot's counters stood at, so that traffic is measured from here on.
 func (a *attacher) writeRecord(slot uint32, key pinKey, mode Mode) error {
+	if err := a.clearOrphans(); err != nil {
+		return err
+	}
 	judged, err := a.judged(slot)
 	if err != nil {
 		return err

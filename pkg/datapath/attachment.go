@@ -76,6 +76,27 @@ func (i *Instance) records() ([]interfaceRecord, error) {
 	return records, nil
 }
 
+// clearOrphans forgets the records that no attachment uses: what a killed attach wrote.
+func (i *Instance) clearOrphans() error {
+	all, err := i.attached()
+	if err != nil {
+		return err
+	}
+	used := map[uint32]bool{}
+	for _, at := range all {
+		used[at.slot] = true
+	}
+	for slot := range uint32(limiterAbiMAX_INTERFACES) {
+		if used[slot] {
+			continue
+		}
+		if err := i.maps.Interfaces.Put(slot, limiterInterface{}); err != nil {
+			return fmt.Errorf("clear interface record: %w", err)
+		}
+	}
+	return nil
+}
+
 // freeSlot finds a slot of the counters that no attachment uses.
 func (i *Instance) freeSlot() (uint32, error) {
 	all, err := i.attached()
@@ -183,7 +204,7 @@ func linkIfindex(info *link.Info) uint32 {
 func (i *Instance) drop(at attachment) error {
 	if at.key.hook == hookClsact {
 		if nl := at.device(); nl != nil {
-			if err := removeFilter(nl); err != nil {
+			if err := removeFilter(nl, at.record.Hook&madeClsact != 0); err != nil {
 				return err
 			}
 		}

@@ -111,9 +111,6 @@ func costBench(b *testing.B) (*Instance, map[string]*ebpf.Program) {
 	for name, field := range m.byName() {
 		opts.MapReplacements[name] = *field
 	}
-	if err := spec.Variables[limiterVarMayHaveFrags].Set(false); err != nil {
-		b.Fatal(err)
-	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
 		b.Fatal(err)

@@ -10,15 +10,16 @@ import (
 // Detach takes the limiter off one interface of the caller's namespace and reports whether it was
 // there. The last one out removes every pin.
 func Detach(dir, ifname string) (found bool, err error) {
-	names, err := detach(pinDir(dir), func(at attachment, own uint64) bool {
+	names, err := detach(pinDir(dir), false, func(at attachment, own uint64) bool {
 		return at.key.cookie == own && at.currentName() == ifname
 	})
 	return len(names) > 0, err
 }
 
-// DetachAll takes the limiter off every interface, in whatever namespace, and returns their names.
+// DetachAll takes the limiter off every interface, in whatever namespace, and returns their names. It
+// needs only the links and programs: damaged maps, or those of another version, do not stop it.
 func DetachAll(dir string) (names []string, err error) {
-	return detach(pinDir(dir), func(attachment, uint64) bool { return true })
+	return detach(pinDir(dir), true, func(attachment, uint64) bool { return true })
 }
 
 // currentName follows a rename; an interface that is gone keeps the name it had. The caller is
@@ -30,7 +31,7 @@ func (at attachment) currentName() string {
 	return at.record.name()
 }
 
-func detach(dir pinDir, match func(at attachment, own uint64) bool) (names []string, err error) {
+func detach(dir pinDir, everything bool, match func(at attachment, own uint64) bool) (names []string, err error) {
 	if err := requirePrivilege(); err != nil {
 		return nil, err
 	}
@@ -43,20 +44,38 @@ func detach(dir pinDir, match func(at attachment, own uint64) bool) (names []str
 		return nil, err
 	}
 	i, err := openLocked(dir, l)
-	if err != nil {
-		defer l.release()
-		if !errors.Is(err, ErrNotAttached) {
-			return nil, err
-		}
-		return nil, dir.removeLeftovers()
+	if err == nil {
+		defer i.Close()
+		return i.detach(own, match)
 	}
-	defer i.Close()
-	return i.detach(own, match)
+	defer l.release()
+	switch there, broken := dir.exists(); {
+	case broken != nil || errors.Is(err, ErrNotAttached) && !there:
+		return nil, broken
+	case errors.Is(err, ErrNotAttached):
+		return nil, dir.removeLeftovers()
+	case everything:
+		return dir.tearDown(own)
+	default:
+		return nil, err
+	}
 }
 
-// removeLeftovers takes away what a killed attach or detach left: maps that no program uses.
-func (d pinDir) removeLeftovers() error {
-	return errors.Join(d.remove(), d.staging().remove())
+// tearDown takes down what has no usable maps, by its links and programs alone.
+func (d pinDir) tearDown(own uint64) (names []string, err error) {
+	keys, err := d.attachments()
+	if err != nil {
+		return nil, err
+	}
+	i := &Instance{dir: d}
+	for _, k := range keys {
+		at := attachment{key: k, slot: uint32(limiterAbiMAX_INTERFACES), dir: d}
+		if err := i.dropWhereItIs(at, own); err != nil {
+			return names, err
+		}
+		names = append(names, fmt.Sprintf("interface %d", k.ifindex))
+	}
+	return names, d.removeLeftovers()
 }
 
 func (i *Instance) detach(own uint64, match func(at attachment, own uint64) bool) (names []string, err error) {

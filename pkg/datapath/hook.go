@@ -54,7 +54,11 @@ func (m Mode) code() uint32 {
 
 var modeCodes = [...]Mode{"", ModeNative, ModeTC, ModeGeneric}
 
+// madeClsact marks, beside the mode, an attachment that made its clsact itself.
+const madeClsact = 1 << 16
+
 func modeFromCode(code uint32) Mode {
+	code &^= madeClsact
 	if code < uint32(len(modeCodes)) {
 		return modeCodes[code]
 	}
@@ -69,9 +73,9 @@ const (
 	filterName     = "synward"
 )
 
-// hookUp puts prog on the interface and returns the link to pin; nil for clsact, which has none.
-// Nothing that is there already is displaced.
-func hookUp(h hook, m Mode, nl netlink.Link, prog *ebpf.Program) (link.Link, error) {
+// hookUp puts prog on the interface and returns the link to pin; nil for clsact, which has none, and
+// then whether clsact itself was made. Nothing that is there already is displaced.
+func hookUp(h hook, m Mode, nl netlink.Link, prog *ebpf.Program) (l link.Link, made bool, err error) {
 	index := nl.Attrs().Index
 	switch h {
 	case hookXDP:
@@ -79,31 +83,55 @@ func hookUp(h hook, m Mode, nl netlink.Link, prog *ebpf.Program) (link.Link, err
 		if m == ModeGeneric {
 			flags = link.XDPGenericMode
 		}
-		return link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: flags})
+		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: flags})
 	case hookTCX:
-		return link.AttachTCX(link.TCXOptions{
+		l, err = link.AttachTCX(link.TCXOptions{
 			Program: prog, Interface: index, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
 		})
 	default:
-		return nil, addFilter(nl, prog)
+		made, err = addFilter(nl, prog)
 	}
+	return l, made, err
 }
 
 // addFilter attaches by clsact, for kernels before 6.6. The queueing discipline may be there already.
-func addFilter(nl netlink.Link, prog *ebpf.Program) error {
-	qdisc := &netlink.GenericQdisc{
+func addFilter(nl netlink.Link, prog *ebpf.Program) (made bool, err error) {
+	err = netlink.QdiscAdd(clsact(nl))
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return false, fmt.Errorf("add clsact: %w", err)
+	}
+	made = err == nil
+	if err := netlink.FilterReplace(filterFor(nl, prog.FD())); err != nil {
+		err = addFilterError(nl, err)
+		if made {
+			err = errors.Join(err, netlink.QdiscDel(clsact(nl)))
+		}
+		return false, err
+	}
+	return made, nil
+}
+
+// addFilterError names the filter that stands where ours must, before all others.
+func addFilterError(nl netlink.Link, err error) error {
+	filters, listErr := netlink.FilterList(nl, netlink.HANDLE_MIN_INGRESS)
+	if listErr == nil {
+		for _, f := range filters {
+			if f.Attrs().Priority == filterPriority {
+				return fail(ErrRefused, "%s has a %s filter with priority %d at its ingress, where synward must come first; give it another priority (tc filter show dev %s ingress)",
+					nl.Attrs().Name, f.Type(), filterPriority, nl.Attrs().Name)
+			}
+		}
+	}
+	return fmt.Errorf("add filter: %w", err)
+}
+
+func clsact(nl netlink.Link) netlink.Qdisc {
+	return &netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{
 			LinkIndex: nl.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 		},
 		QdiscType: "clsact",
 	}
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("add clsact: %w", err)
-	}
-	if err := netlink.FilterReplace(filterFor(nl, prog.FD())); err != nil {
-		return fmt.Errorf("add filter: %w", err)
-	}
-	return nil
 }
 
 func filterFor(nl netlink.Link, fd int) *netlink.BpfFilter {
@@ -131,8 +159,8 @@ func findFilter(nl netlink.Link) (*netlink.BpfFilter, error) {
 	return nil, nil
 }
 
-// removeFilter takes our filter away, and clsact with it only if nothing else uses it.
-func removeFilter(nl netlink.Link) error {
+// removeFilter takes our filter away, and clsact with it if attach made it and nobody else uses it.
+func removeFilter(nl netlink.Link, made bool) error {
 	f, err := findFilter(nl)
 	if err != nil {
 		return err
@@ -142,22 +170,16 @@ func removeFilter(nl netlink.Link) error {
 			return fmt.Errorf("remove filter: %w", err)
 		}
 	}
+	if !made {
+		return nil
+	}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		left, err := netlink.FilterList(nl, parent)
 		if err != nil || len(left) > 0 {
-			return nil
+			return err
 		}
 	}
-	qdiscs, err := netlink.QdiscList(nl)
-	if err != nil {
-		return nil
-	}
-	for _, q := range qdiscs {
-		if q.Type() == "clsact" {
-			return netlink.QdiscDel(q)
-		}
-	}
-	return nil
+	return netlink.QdiscDel(clsact(nl))
 }
 
 // dyingFor is how long a program that a killed command left may take to leave its hook.

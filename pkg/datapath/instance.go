@@ -61,7 +61,9 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 	return &Instance{dir: dir, lock: l, maps: m}, nil
 }
 
-// openOrCreate is for attach: an instance without attachments is made anew, whole or not at all.
+// openOrCreate is for attach. Maps that no attachment uses, as a killed detach or a failed attach
+// leaves them, are taken up again with all that is in them, if they are whole; else a new instance is
+// made, whole or not at all.
 func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 	i, err = openLocked(dir, l)
 	if err == nil {
@@ -70,10 +72,15 @@ func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 	if !errors.Is(err, ErrNotAttached) {
 		return nil, false, err
 	}
-	for _, stale := range []pinDir{dir, dir.staging()} {
-		if err := stale.remove(); err != nil {
-			return nil, false, err
+	if there, err := dir.exists(); err != nil {
+		return nil, false, err
+	} else if there {
+		if m, err := openMaps(dir); err == nil {
+			return &Instance{dir: dir, lock: l, maps: m}, false, dir.sweep()
 		}
+	}
+	if err := dir.removeLeftovers(); err != nil {
+		return nil, false, err
 	}
 	m, err := createMaps()
 	if err != nil {
@@ -92,15 +99,15 @@ func (i *Instance) place() error {
 	if err := i.writeFirstPolicy(); err != nil {
 		return err
 	}
-	staging := i.dir.staging()
+	staging := i.dir.newStaging()
 	if err := staging.make(); err != nil {
 		return err
 	}
 	if err := i.maps.pin(staging); err != nil {
-		return err
+		return errors.Join(err, staging.remove())
 	}
 	if err := os.Rename(string(staging), string(i.dir)); err != nil {
-		return fmt.Errorf("move pins into place: %w", err)
+		return errors.Join(fmt.Errorf("move pins into place: %w", err), staging.remove())
 	}
 	return nil
 }

@@ -23,6 +23,17 @@ const (
 // maxCapacityUnits keeps every TAT well inside half of its 40 bits.
 const maxCapacityUnits = 1 << 37
 
+// A limit's region of the meters holds this many new sources a second, one SYN each, as far as the
+// table's size allows: about what one core can be sent. A smaller region stays in the cache.
+const (
+	saturationRate   = 4_000_000
+	minRegionBuckets = 4096
+)
+
+// aggregateShare: past saturation, with on_table_full pass, all that is let through together is this
+// many times the limit of one source.
+const aggregateShare = 100
+
 // preciseTicks: a limit whose B*T is shorter than this many clock ticks is judged by the exact clock.
 const preciseTicks = 100
 
@@ -44,10 +55,12 @@ func compileLimit(l policy.NewLimit) (limiterLimit, error) {
 		high, capacity := bits.Mul64(cost, l.Burst)
 		if high == 0 && capacity <= maxCapacityUnits {
 			return limiterLimit{
-				Cost: cost, Capacity: capacity,
-				Stale:      2*capacity + ceilDiv(uint64(time.Second), 1<<shift),
-				BucketMask: uint32(limiterAbiMETER_BUCKETS_PER_REGION) - 1,
-				Kind:       uint32(limiterLimitKindLIMIT_NEW), UnitShift: uint32(shift),
+				Cost: cost, Capacity: capacity, Burst: uint32(l.Burst),
+				Stale:               2*capacity + ceilDiv(uint64(time.Second), 1<<shift),
+				AggregateCostNs:     max(cost<<shift/aggregateShare, 1),
+				AggregateCapacityNs: capacity << shift,
+				BucketMask:          regionBuckets(cost<<shift) - 1,
+				Kind:                uint32(limiterLimitKindLIMIT_NEW), UnitShift: uint32(shift),
 			}, nil
 		}
 		shift++
@@ -58,11 +71,19 @@ func compileLimit(l policy.NewLimit) (limiterLimit, error) {
 	}
 }
 
+// regionBuckets is how large a region a limit with this T gets, in buckets: a power of two.
+func regionBuckets(intervalNs uint64) uint32 {
+	most := uint64(limiterAbiMETER_BUCKETS_PER_REGION)
+	slots := intervalNs / (uint64(time.Second) / saturationRate)
+	buckets := min(max(slots/uint64(limiterAbiMETER_WAYS), minRegionBuckets), most)
+	return uint32(1) << bits.Len64(buckets-1)
+}
+
 func ceilDiv(a, b uint64) uint64 { return (a + b - 1) / b }
 
 // SetLimit puts a limit of new connections per source in force, or takes it away (nil), in one step:
 // a new generation is written beside the old and one word is flipped. A source's level survives a
-// change that keeps the unit; otherwise sources start afresh, which admits one extra burst.
+// change that keeps the region's unit and size; otherwise sources start afresh, which admits one extra burst.
 func (i *Instance) SetLimit(l *policy.NewLimit) error {
 	live, old, err := i.livePolicy()
 	if err != nil {
@@ -90,7 +111,7 @@ func (i *Instance) fillLimit(next *limiterPolicy, old limiterPolicy, l policy.Ne
 		next.PreciseClock = 1
 	}
 	setMasks(&compiled)
-	same := old.Limit.Kind == compiled.Kind && old.Limit.UnitShift == compiled.UnitShift
+	same := old.Limit.Kind == compiled.Kind && old.Limit.UnitShift == compiled.UnitShift && old.Limit.BucketMask == compiled.BucketMask
 	if same {
 		compiled.Key, compiled.FirstBucket = old.Limit.Key, old.Limit.FirstBucket
 		compiled.Stale = max(compiled.Stale, old.Limit.Stale)
@@ -104,15 +125,21 @@ func (i *Instance) fillLimit(next *limiterPolicy, old limiterPolicy, l policy.Ne
 		compiled.FirstBucket = uint32(limiterAbiMETER_BUCKETS_PER_REGION)
 	}
 	next.Limit = compiled
-	return i.clearRegion(compiled.FirstBucket)
+	return i.clearRegion(compiled)
 }
 
-func freshKey(key *[2]uint64) error {
-	var b [16]byte
-	if _, err := rand.Read(b[:]); err != nil {
+// freshKey draws the secret words of a limit's hash. A multiplier must be odd to be reversible.
+func freshKey(key *[limiterHashKeyHASH_KEYS]uint64) error {
+	b := make([]byte, 8*len(key))
+	if _, err := rand.Read(b); err != nil {
 		return fmt.Errorf("draw a hash key: %w", err)
 	}
-	key[0], key[1] = binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])
+	for word := range key {
+		key[word] = binary.NativeEndian.Uint64(b[8*word:])
+	}
+	for _, odd := range []limiterHashKey{limiterHashKeyHASH_ODD1, limiterHashKeyHASH_ODD2, limiterHashKeyHASH_ODD3} {
+		key[odd] |= 1
+	}
 	return nil
 }
 

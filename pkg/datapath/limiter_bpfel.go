@@ -24,6 +24,8 @@ const (
 	limiterAbiMAX_INTERFACES           limiterAbi = 64
 	limiterAbiLIST_INDEX_WORDS4        limiterAbi = 262144
 	limiterAbiLIST_INDEX_WORDS6        limiterAbi = 65536
+	limiterAbiLIST_INDEX_FAMILIES      limiterAbi = 327680
+	limiterAbiLIST_INDEX_WORDS         limiterAbi = 327681
 )
 
 type limiterAction uint32
@@ -39,6 +41,11 @@ type limiterAddr struct {
 	_      structs.HostLayout
 	Family uint32
 	Word   [4]uint32
+}
+
+type limiterAggregate struct {
+	_     structs.HostLayout
+	TatNs uint64
 }
 
 type limiterBucket struct {
@@ -58,6 +65,17 @@ type limiterCounter struct {
 	Bytes   uint64
 }
 
+type limiterHashKey uint32
+
+const (
+	limiterHashKeyHASH_IPV4 limiterHashKey = 0
+	limiterHashKeyHASH_IPV6 limiterHashKey = 1
+	limiterHashKeyHASH_ODD1 limiterHashKey = 2
+	limiterHashKeyHASH_ODD2 limiterHashKey = 3
+	limiterHashKeyHASH_ODD3 limiterHashKey = 4
+	limiterHashKeyHASH_KEYS limiterHashKey = 5
+)
+
 type limiterInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -74,21 +92,25 @@ type limiterLedgerBudget struct {
 	WindowNs uint64
 	Used     [2]uint32
 	Skip     [2]uint32
+	Created  uint32
+	Pad      uint32
 }
 
 type limiterLimit struct {
-	_           structs.HostLayout
-	Key         [2]uint64
-	Cost        uint64
-	Capacity    uint64
-	Stale       uint64
-	FirstBucket uint32
-	BucketMask  uint32
-	Kind        uint32
-	UnitShift   uint32
-	Mask4       uint32
-	Mask6       [4]uint32
-	Pad         uint32
+	_                   structs.HostLayout
+	Key                 [5]uint64
+	Cost                uint64
+	Capacity            uint64
+	Stale               uint64
+	AggregateCostNs     uint64
+	AggregateCapacityNs uint64
+	FirstBucket         uint32
+	BucketMask          uint32
+	Kind                uint32
+	UnitShift           uint32
+	Mask4               uint32
+	Mask6               [4]uint32
+	Burst               uint32
 }
 
 type limiterLimitKind uint32
@@ -217,6 +239,7 @@ type limiterSourceKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	limiterMapAggregates    = "aggregates"
 	limiterMapAllowHosts    = "allow_hosts"
 	limiterMapAllowPrefixes = "allow_prefixes"
 	limiterMapBlockHosts    = "block_hosts"
@@ -235,7 +258,6 @@ const (
 	limiterProgSynwardXdp   = "synward_xdp"
 	limiterVarHasLinkHeader = "has_link_header"
 	limiterVarInterfaceSlot = "interface_slot"
-	limiterVarMayHaveFrags  = "may_have_frags"
 	limiterVarNamesForGo    = "names_for_go"
 )
 
@@ -289,6 +311,7 @@ type limiterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterMapSpecs struct {
+	Aggregates    *ebpf.MapSpec `ebpf:"aggregates"`
 	AllowHosts    *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts    *ebpf.MapSpec `ebpf:"block_hosts"`
@@ -311,7 +334,6 @@ type limiterMapSpecs struct {
 type limiterVariableSpecs struct {
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MayHaveFrags  *ebpf.VariableSpec `ebpf:"may_have_frags"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
 }
 
@@ -335,6 +357,7 @@ func (o *limiterObjects) Close() error {
 //
 // It can be passed to loadLimiterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterMaps struct {
+	Aggregates    *ebpf.Map `ebpf:"aggregates"`
 	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
@@ -353,6 +376,7 @@ type limiterMaps struct {
 
 func (m *limiterMaps) Close() error {
 	return _LimiterClose(
+		m.Aggregates,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BlockHosts,
@@ -376,7 +400,6 @@ func (m *limiterMaps) Close() error {
 type limiterVariables struct {
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MayHaveFrags  *ebpf.Variable `ebpf:"may_have_frags"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
 }
 

@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type limiterBenchAggregate struct {
+	_     structs.HostLayout
+	TatNs uint64
+}
+
 type limiterBenchBucket struct {
 	_    structs.HostLayout
 	Slot [8]uint64
@@ -46,6 +51,8 @@ type limiterBenchLedgerBudget struct {
 	WindowNs uint64
 	Used     [2]uint32
 	Skip     [2]uint32
+	Created  uint32
+	Pad      uint32
 }
 
 type limiterBenchListEntry struct {
@@ -82,18 +89,20 @@ type limiterBenchPolicy struct {
 	StrictParsing uint32
 	PreciseClock  uint32
 	Limit         struct {
-		_           structs.HostLayout
-		Key         [2]uint64
-		Cost        uint64
-		Capacity    uint64
-		Stale       uint64
-		FirstBucket uint32
-		BucketMask  uint32
-		Kind        uint32
-		UnitShift   uint32
-		Mask4       uint32
-		Mask6       [4]uint32
-		Pad         uint32
+		_                   structs.HostLayout
+		Key                 [5]uint64
+		Cost                uint64
+		Capacity            uint64
+		Stale               uint64
+		AggregateCostNs     uint64
+		AggregateCapacityNs uint64
+		FirstBucket         uint32
+		BucketMask          uint32
+		Kind                uint32
+		UnitShift           uint32
+		Mask4               uint32
+		Mask6               [4]uint32
+		Burst               uint32
 	}
 	RateCount    uint64
 	RatePeriodNs uint64
@@ -134,6 +143,7 @@ type limiterBenchSourceKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	limiterBenchMapAggregates     = "aggregates"
 	limiterBenchMapAllowHosts     = "allow_hosts"
 	limiterBenchMapAllowPrefixes  = "allow_prefixes"
 	limiterBenchMapBlockHosts     = "block_hosts"
@@ -155,7 +165,6 @@ const (
 	limiterBenchProgSynwardXdp    = "synward_xdp"
 	limiterBenchVarHasLinkHeader  = "has_link_header"
 	limiterBenchVarInterfaceSlot  = "interface_slot"
-	limiterBenchVarMayHaveFrags   = "may_have_frags"
 	limiterBenchVarNamesForGo     = "names_for_go"
 )
 
@@ -212,6 +221,7 @@ type limiterBenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterBenchMapSpecs struct {
+	Aggregates    *ebpf.MapSpec `ebpf:"aggregates"`
 	AllowHosts    *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts    *ebpf.MapSpec `ebpf:"block_hosts"`
@@ -234,7 +244,6 @@ type limiterBenchMapSpecs struct {
 type limiterBenchVariableSpecs struct {
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MayHaveFrags  *ebpf.VariableSpec `ebpf:"may_have_frags"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
 }
 
@@ -258,6 +267,7 @@ func (o *limiterBenchObjects) Close() error {
 //
 // It can be passed to loadLimiterBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterBenchMaps struct {
+	Aggregates    *ebpf.Map `ebpf:"aggregates"`
 	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
@@ -276,6 +286,7 @@ type limiterBenchMaps struct {
 
 func (m *limiterBenchMaps) Close() error {
 	return _LimiterBenchClose(
+		m.Aggregates,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BlockHosts,
@@ -299,7 +310,6 @@ func (m *limiterBenchMaps) Close() error {
 type limiterBenchVariables struct {
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MayHaveFrags  *ebpf.Variable `ebpf:"may_have_frags"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
 }
 

@@ -30,8 +30,18 @@ func (i *Instance) openIndex() (*listIndex, error) {
 	return &listIndex{w}, nil
 }
 
-// set marks every bit that an address of the prefix may look at.
+// set marks every bit that an address of the prefix may look at, and last the one that says that the
+// family has any.
 func (x *listIndex) set(p netip.Prefix) {
+	x.setBits(p)
+	family := uint64(limiterAbiLIST_INDEX_FAMILIES) * 64
+	if p.Addr().Is6() {
+		family++
+	}
+	x.setRange(family, 1)
+}
+
+func (x *listIndex) setBits(p netip.Prefix) {
 	v4Bits := uint64(limiterAbiLIST_INDEX_WORDS4) * 64
 	v6Bits := uint64(limiterAbiLIST_INDEX_WORDS6) * 64
 	if p.Addr().Is4() {

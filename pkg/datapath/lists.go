@@ -95,8 +95,13 @@ func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := target.Put(key, entryValue(key, before.Hits, e)); err != nil {
-		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+	value := entryValue(key, before.Hits, e)
+	err = target.Put(key, value)
+	if listIsFull(err) && i.sweepExpired(m) > 0 {
+		err = target.Put(key, value)
+	}
+	if err != nil {
+		if listIsFull(err) {
 			err = fail(ErrFull, "the list is full: it holds %d entries of this kind; remove some first", target.MaxEntries())
 		}
 		return nil, errors.Join(err, undoNote())
@@ -107,6 +112,31 @@ func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
 		}
 		return errors.Join(target.Delete(key), undoNote())
 	}, nil
+}
+
+// listIsFull: a hash says E2BIG and a trie ENOSPC.
+func listIsFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) }
+
+// sweepExpired deletes the entries of a list that have ended, with their notes, and counts them.
+func (i *Instance) sweepExpired(m listMaps) (swept int) {
+	for _, from := range []*ebpf.Map{m.hosts, m.prefixes} {
+		var key limiterPrefixKey
+		var value limiterListEntry
+		var ended []limiterPrefixKey
+		iter := from.Iterate()
+		for iter.Next(&key, &value) {
+			if expired(value) {
+				ended = append(ended, key)
+			}
+		}
+		for _, key := range ended {
+			if from.Delete(key) == nil {
+				swept++
+			}
+			_ = i.maps.ListNotes.Delete(limiterListNoteKey{Prefix: key, List: uint32(m.id)})
+		}
+	}
+	return swept
 }
 
 func entryValue(key limiterPrefixKey, hits uint64, e Entry) limiterListEntry {

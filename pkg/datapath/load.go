@@ -17,6 +17,7 @@ type mapSet struct {
 	Control       *ebpf.Map `ebpf:"control"`
 	Policies      *ebpf.Map `ebpf:"policies"`
 	Meters        *ebpf.Map `ebpf:"meters"`
+	Aggregates    *ebpf.Map `ebpf:"aggregates"`
 	ListIndex     *ebpf.Map `ebpf:"list_index"`
 	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
@@ -36,6 +37,7 @@ func (m *mapSet) byName() map[string]**ebpf.Map {
 		limiterMapControl:       &m.Control,
 		limiterMapPolicies:      &m.Policies,
 		limiterMapMeters:        &m.Meters,
+		limiterMapAggregates:    &m.Aggregates,
 		limiterMapListIndex:     &m.ListIndex,
 		limiterMapAllowHosts:    &m.AllowHosts,
 		limiterMapAllowPrefixes: &m.AllowPrefixes,
@@ -125,7 +127,6 @@ func openMaps(dir pinDir) (*mapSet, error) {
 type frozen struct {
 	slot       uint32
 	linkHeader bool
-	frags      bool
 }
 
 // loadProgram loads the program for a hook on the maps of m.
@@ -168,7 +169,6 @@ func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
 	set := map[string]any{
 		limiterVarInterfaceSlot: f.slot,
 		limiterVarHasLinkHeader: f.linkHeader,
-		limiterVarMayHaveFrags:  f.frags,
 	}
 	for variable, value := range set {
 		if err := spec.Variables[variable].Set(value); err != nil {

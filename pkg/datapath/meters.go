@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -40,8 +41,12 @@ func mapWords(m *ebpf.Map) (*words, error) {
 
 func (w *words) close() error { return unix.Munmap(w.memory) }
 
-// clearRegion empties the buckets of a region that no live policy uses.
-func (i *Instance) clearRegion(firstBucket uint32) error {
+// emptySince is how long ago an empty slot came to owe nothing: more than any clock is behind another.
+const emptySince = time.Second
+
+// clearRegion empties the buckets that a limit is about to use and no live policy does. An empty slot
+// is one that nobody owns and that owes nothing.
+func (i *Instance) clearRegion(l limiterLimit) error {
 	if err := waitForPrograms(); err != nil {
 		return err
 	}
@@ -50,8 +55,12 @@ func (i *Instance) clearRegion(firstBucket uint32) error {
 		return fmt.Errorf("clear meters: %w", err)
 	}
 	ways := uint64(limiterAbiMETER_WAYS)
-	first := uint64(firstBucket) * ways
-	clear(w.all[first : first+uint64(limiterAbiMETER_BUCKETS_PER_REGION)*ways])
+	first := uint64(l.FirstBucket) * ways
+	past := (monotonicNow() - uint64(emptySince)) >> l.UnitShift & slotTAT
+	region := w.all[first : first+(uint64(l.BucketMask)+1)*ways]
+	for slot := range region {
+		region[slot] = past
+	}
 	return w.close()
 }
 
@@ -59,9 +68,6 @@ func (i *Instance) clearRegion(firstBucket uint32) error {
 func meterSlot(w *words, l limiterLimit, source netip.Addr) *uint64 {
 	hash := hashAddr(l.Key, source)
 	tag := hash & slotTag
-	if tag == 0 {
-		tag = slotBorrowed << 1
-	}
 	bucket := uint64(l.FirstBucket) + uint64(uint32(hash)&l.BucketMask)
 	ways := uint64(limiterAbiMETER_WAYS)
 	for way := range ways {
@@ -76,7 +82,7 @@ func meterSlot(w *words, l limiterLimit, source netip.Addr) *uint64 {
 // level is what a slot owes now, in units; the arithmetic of bpf/decide.h.
 func level(l limiterLimit, slot, nowNs uint64) uint64 {
 	ahead := (slot - nowNs>>l.UnitShift) & slotTAT
-	if slot == 0 || ahead > l.Stale {
+	if ahead > l.Stale {
 		return 0
 	}
 	return ahead

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -108,8 +109,32 @@ func (d pinDir) checkFS() error {
 	return nil
 }
 
-// staging is where a new instance is built before it is renamed to its place.
-func (d pinDir) staging() pinDir { return d + "-new" }
+// stagingMark is between the name of a pin directory and the random end of its staging directories.
+const stagingMark = "-new-"
+
+// newStaging is where a new instance is built before it is renamed to its place. Its name cannot be
+// guessed, so nobody can be there first.
+func (d pinDir) newStaging() pinDir {
+	return d + pinDir(fmt.Sprintf("%s%016x", stagingMark, rand.Uint64()))
+}
+
+// removeLeftovers takes away what a killed command left: maps that no program uses, and staging
+// directories. Somebody else's directory of such a name is left alone.
+func (d pinDir) removeLeftovers() error {
+	if err := d.remove(); err != nil {
+		return err
+	}
+	staging, err := filepath.Glob(string(d) + stagingMark + "*")
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, dir := range staging {
+		if err := pinDir(dir).remove(); err != nil && !errors.Is(err, ErrRefused) {
+			return err
+		}
+	}
+	return nil
+}
 
 func (d pinDir) make() error {
 	for _, dir := range []string{string(d), d.maps(), d.progs(), d.links()} {
@@ -176,11 +201,10 @@ func (d pinDir) keys(dir string) ([]pinKey, error) {
 	}
 	var keys []pinKey
 	for _, e := range entries {
-		k, err := parsePinKey(e.Name())
-		if err != nil {
-			return nil, err
+		// What this version does not know is another's: it is left to that one and to detach --all.
+		if k, err := parsePinKey(e.Name()); err == nil {
+			keys = append(keys, k)
 		}
-		keys = append(keys, k)
 	}
 	return keys, nil
 }

@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// singleBufferMTU is the largest MTU whose frames surely come in one buffer on a 4 KiB page.
+const singleBufferMTU = 3498
+
 // preflight says what may surprise when the program takes effect on an interface of the caller's
 // network namespace: each warning one line that says what to do. It only reads. What it cannot read
 // it does not warn of.

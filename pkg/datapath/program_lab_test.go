@@ -90,7 +90,7 @@ func (l *programLab) rules(limit *policy.NewLimit, changes ...func(p *limiterPol
 			l.t.Fatal(err)
 		}
 		p.Limit = compiled
-		p.Limit.Key = [2]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908}
+		p.Limit.Key = [limiterHashKeyHASH_KEYS]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908}
 	}
 	setMasks(&p.Limit)
 	for _, change := range changes {

@@ -111,7 +111,7 @@ func TestProgramWithoutFrags(t *testing.T) {
 
 // A frame of many pages reaches XDP in several buffers, and counts with all of its bytes.
 func TestJumboFrameInSeveralBuffers(t *testing.T) {
-	l := newProgramLab(t, frozen{linkHeader: true, frags: true})
+	l := newProgramLab(t, frozen{linkHeader: true})
 	jumbo := func(p *tg.Packet) { p.Payload = make([]byte, 8900) }
 	for _, p := range []tg.Packet{syn4(jumbo), syn6(jumbo), syn6(jumbo, tg.Behind(8, tg.ExtHeader{Proto: tg.DestOpts, Len: 600}))} {
 		l.examine(hookXDP, row{packet: p, want: isNew})
@@ -129,7 +129,7 @@ var (
 
 // On a device without a link header (wg, tun, ipip, gre) the packet begins with IP.
 func TestProgramWithoutLinkHeader(t *testing.T) {
-	l := newProgramLab(t, frozen{frags: true})
+	l := newProgramLab(t, frozen{})
 	var rows []row
 	for _, r := range slices.Concat(plainRows(), tcpRows(), ipv4Rows(), fragment4Rows(), ipv6Rows(), chainRows(), fragment6Rows()) {
 		if r.packet.EtherType != 0 || r.edit != nil {
@@ -159,7 +159,7 @@ func TestProgramWithoutLinkHeader(t *testing.T) {
 
 // The ethertype of a tag is no tag where there is no link header: the packet is not IP.
 func TestTagWithoutLinkHeaderIsNotIP(t *testing.T) {
-	l := newProgramLab(t, frozen{frags: true})
+	l := newProgramLab(t, frozen{})
 	frame := syn4(tg.WithoutLink()).Bytes()
 	binary.BigEndian.PutUint16(frame[12:], tg.TPID8021Q)
 	l.rules(onceADay(1))

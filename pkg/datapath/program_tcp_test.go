@@ -28,7 +28,7 @@ func endOfFlags(flags uint8) end {
 }
 
 func TestEveryCombinationOfFlags(t *testing.T) {
-	l := newProgramLab(t, frozen{linkHeader: true, frags: true})
+	l := newProgramLab(t, frozen{linkHeader: true})
 	l.rules(onceADay(1))
 	for flags := range 256 {
 		for _, p := range []tg.Packet{segment4(uint8(flags)), segment6(uint8(flags))} {

@@ -83,7 +83,7 @@ func (r row) source() netip.Prefix {
 }
 
 func TestProgram(t *testing.T) {
-	l := newProgramLab(t, frozen{linkHeader: true, frags: true})
+	l := newProgramLab(t, frozen{linkHeader: true})
 	for topic, rows := range topics() {
 		for _, r := range rows {
 			t.Run(topic+"/"+r.name, func(t *testing.T) {

@@ -97,6 +97,10 @@ func (i *Instance) measure(at attachment, nl netlink.Link, out *Interface) error
 	received := receivedPackets(nl)
 	out.Received = received - min(received, at.record.ReceivedBefore)
 	out.Traffic = trafficOf(out.Received, out.Judged)
+	if out.Mode == ModeGeneric && out.Traffic == TrafficPartial {
+		// Generic XDP sees a buffer that GRO merged as one packet; the interface counted them all.
+		out.Traffic = TrafficFlowing
+	}
 	if out.Why == "" {
 		out.Why = trafficWhy(out.Traffic)
 	}
