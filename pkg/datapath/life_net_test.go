@@ -93,8 +93,8 @@ func TestAutoTakesNative(t *testing.T) {
 	}
 }
 
-// foreignXDP puts somebody else's program on the server's interface.
-func (b *bench) foreignXDP() ebpf.ProgramID {
+// foreignXDP puts somebody else's program on the server's interface, until it is taken off.
+func (b *bench) foreignXDP() (id ebpf.ProgramID, takeOff func()) {
 	b.t.Helper()
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "somebody_else", Type: ebpf.XDP, License: "GPL",
@@ -121,14 +121,18 @@ func (b *bench) foreignXDP() ebpf.ProgramID {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	id, _ := info.ID()
-	return id
+	id, _ = info.ID()
+	return id, func() {
+		if err := l.Detach(); err != nil {
+			b.t.Fatal(err)
+		}
+	}
 }
 
 // Somebody else's XDP program is named and left alone; TC works beside it.
 func TestForeignProgramIsLeftAlone(t *testing.T) {
 	b := newBench(t, testenv.PairOptions{})
-	id := b.foreignXDP()
+	id, _ := b.foreignXDP()
 	for _, mode := range []datapath.Mode{datapath.ModeAuto, datapath.ModeNative, datapath.ModeGeneric} {
 		_, err := b.tryAttach(mode, rate(1, time.Hour, 1))
 		if !errors.Is(err, datapath.ErrRefused) || !strings.Contains(err.Error(), "somebody_else") || !strings.Contains(err.Error(), "--mode tc") {
@@ -281,7 +285,7 @@ func TestLeftoversOfAKill(t *testing.T) {
 	if _, err := datapath.Open(b.pinDir); !errors.Is(err, datapath.ErrNotAttached) {
 		t.Errorf("open: %v", err)
 	}
-	if err := os.Mkdir(b.pinDir+"-new", 0o700); err != nil {
+	if err := os.Mkdir(b.pinDir+"-new-0123456789abcdef", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.attach(datapath.ModeNative, rate(1, time.Hour, 1)); !got.Interface.Armed {
