@@ -75,13 +75,16 @@ static __always_inline __u32 conclude(const struct packet *p, const struct polic
 	return finish(p, verdict, policy->mode);
 }
 
-/* A new connection of a source that no list touches: the way of every packet of a SYN flood. */
-__noinline int judge_new(const struct packet *p)
+/*
+ * A new connection of a source that no list touches: the way of every packet of a SYN flood, so it is
+ * part of the entry and no call away.
+ */
+static __always_inline __u32 judge_new(const struct packet *p)
 {
 	const struct policy *policy = active_policy();
 	__u64 now;
 
-	if (!p || !policy)
+	if (!policy)
 		return ACTION_PASS;
 	now = clock_ns(policy);
 	return conclude(p, policy, now, limits_judge(policy, &p->src, now));
@@ -113,7 +116,7 @@ __noinline int judge_closely(const struct packet *p, int verdict)
 	if (!verdict)
 		verdict = service_judge(p);
 	if (!verdict)
-		return judge_new(p);
+		verdict = limits_judge(policy, &p->src, now);
 	return conclude(p, policy, now, verdict);
 }
 
