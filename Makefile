@@ -15,7 +15,7 @@ export CLANG CLANG_FORMAT
 export PATH := $(PATH):/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate fmt lint check test test-vm budget demo clean
+.PHONY: help build generate fmt lint check test test-vm bench-check budget demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,10 @@ test: ## Run all tests on this kernel (needs root)
 test-vm: ## Run the kernel-dependent tests on other kernels in QEMU (KERNELS="6.1 6.12")
 	@scripts/setup.sh test-vm
 	@scripts/test-vm.sh $(KERNELS)
+
+bench-check: ## Hold the cost of each path against its goal (needs root)
+	@scripts/setup.sh test
+	go test -run '^$$' -bench 'BenchmarkCost|BenchmarkScaling' -benchtime 1x ./pkg/datapath
 
 budget: ## Write down anew what the programs cost the verifier on other kernels (KERNELS=)
 	@scripts/setup.sh test-vm

@@ -79,13 +79,16 @@ func tellAttach(e *env, ifname string, r *datapath.AttachResult) {
 	}
 }
 
-// tellPolicy says in one line what is in force.
+// tellPolicy says what is in force.
 func tellPolicy(e *env, i instance) error {
 	p, err := i.Policy()
 	if err != nil {
 		return err
 	}
 	e.say("%s", report.Limit(p.Limit))
+	if p.Table != nil {
+		e.say("%s", report.Table(p.Table))
+	}
 	return nil
 }
 

@@ -4,11 +4,13 @@ package datapath
 
 import (
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/synward/synward/pkg/internal/trafficgen"
 	"github.com/synward/synward/pkg/policy"
@@ -139,4 +141,53 @@ func medianInterval(values []float64) (low, mid, high float64) {
 		half++
 	}
 	return sorted[max(n/2-half, 0)], sorted[n/2], sorted[min(n/2+half, n-1)]
+}
+
+// scalingGoal: two CPUs on one over-limit source get through as much more than one CPU as the floor
+// does, within this factor. A refusal that wrote to a shared cache line would not.
+const scalingGoal = 0.95
+
+// BenchmarkScaling runs the over-limit path on one CPU and on two at once, beside the floor.
+func BenchmarkScaling(b *testing.B) {
+	path := costPaths()[1]
+	for range b.N {
+		i, programs := costBench(b)
+		if err := path.prepare(i); err != nil {
+			b.Fatal(err)
+		}
+		scaling := make([]float64, costRounds)
+		for round := range costRounds {
+			floor := onCPUs(b, programs[path.floor], path.frame, 1) / onCPUs(b, programs[path.floor], path.frame, 2)
+			scaling[round] = onCPUs(b, programs[path.entry], path.frame, 1) / onCPUs(b, programs[path.entry], path.frame, 2) / floor
+		}
+		low, mid, high := medianInterval(scaling)
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(mid, "x-scaling")
+		b.ReportMetric(low, "x-low")
+		b.ReportMetric(high, "x-high")
+		if high < scalingGoal {
+			b.Errorf("two CPUs scale %.2f x as well as the floor (95 %%: %.2f to %.2f), the goal is %.2f", mid, low, high, scalingGoal)
+		}
+	}
+}
+
+// onCPUs is the mean cost of a packet when the first n CPUs are at it at once.
+func onCPUs(b *testing.B, prog *ebpf.Program, frame []byte, n int) float64 {
+	costs := make(chan float64, n)
+	for cpu := range n {
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends with its affinity
+			var set unix.CPUSet
+			set.Set(cpu)
+			if err := unix.SchedSetaffinity(0, &set); err != nil {
+				b.Error(err)
+			}
+			costs <- nsPerPacket(b, prog, frame)
+		}()
+	}
+	var sum float64
+	for range n {
+		sum += <-costs
+	}
+	return sum / float64(n)
 }

@@ -34,6 +34,11 @@ func open(dir pinDir, exclusive bool) (*Instance, error) {
 		l.release()
 		return nil, err
 	}
+	if exclusive {
+		if err := i.sweepMeters(); err != nil {
+			return nil, errors.Join(err, i.Close())
+		}
+	}
 	return i, nil
 }
 

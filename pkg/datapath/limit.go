@@ -218,6 +218,20 @@ func (i *Instance) Policy() (Policy, error) {
 			Rate:  policy.Rate{Count: p.RateCount, Period: time.Duration(p.RatePeriodNs)},
 			Burst: p.Burst,
 		}
+		out.Table = tableOf(p.Limit)
 	}
 	return out, nil
+}
+
+// tableOf: a slot is free for a newcomer when what it holds has drained, after T for one connection
+// and B*T for a burst.
+func tableOf(l limiterLimit) *Table {
+	slots := (uint64(l.BucketMask) + 1) * uint64(limiterAbiMETER_WAYS)
+	perSecond := func(units uint64) uint64 {
+		high, low := bits.Mul64(slots, uint64(time.Second))
+		held := max(units<<l.UnitShift, high+1)
+		perSecond, _ := bits.Div64(high, low, held)
+		return perSecond
+	}
+	return &Table{Bytes: slots * 8, Singles: perSecond(l.Cost), Bursts: perSecond(l.Capacity)}
 }

@@ -54,14 +54,53 @@ func (i *Instance) clearRegion(l limiterLimit) error {
 	if err != nil {
 		return fmt.Errorf("clear meters: %w", err)
 	}
-	ways := uint64(limiterAbiMETER_WAYS)
-	first := uint64(l.FirstBucket) * ways
 	past := (monotonicNow() - uint64(emptySince)) >> l.UnitShift & slotTAT
-	region := w.all[first : first+(uint64(l.BucketMask)+1)*ways]
-	for slot := range region {
-		region[slot] = past
+	empty := region(w, l)
+	for n := range empty {
+		empty[n] = past
 	}
 	return w.close()
+}
+
+// sweepAge is how far behind now the sweep lets a TAT fall, in units: a quarter of the way around.
+const sweepAge = uint64(1) << (slotTATBits - 2)
+
+// sweepMeters pulls the TATs of idle slots along before the 40 bits wrap and make an old time look like
+// a coming one. It only ever raises a TAT, as a charge does, so it is safe beside running programs.
+func (i *Instance) sweepMeters() error {
+	_, p, err := i.livePolicy()
+	if err != nil || p.Limit.Kind == uint32(limiterLimitKindLIMIT_NONE) {
+		return err
+	}
+	w, err := mapWords(i.maps.Meters)
+	if err != nil {
+		return fmt.Errorf("sweep meters: %w", err)
+	}
+	now := monotonicNow() >> p.Limit.UnitShift
+	slots := region(w, p.Limit)
+	for n := range slots {
+		old := atomic.LoadUint64(&slots[n])
+		if next, idle := swept(old, now, p.Limit.Stale); idle {
+			atomic.CompareAndSwapUint64(&slots[n], old, next)
+		}
+	}
+	return w.close()
+}
+
+// swept is what an idle slot becomes: the same key, owing nothing, sweepAge ago.
+func swept(slot, now, stale uint64) (next uint64, idle bool) {
+	ahead := (slot - now) & slotTAT
+	if ahead <= stale || slotTAT+1-ahead <= sweepAge {
+		return slot, false
+	}
+	return slot&slotTag | (now-sweepAge)&slotTAT, true
+}
+
+// region is the part of the table that a limit uses.
+func region(w *words, l limiterLimit) []uint64 {
+	ways := uint64(limiterAbiMETER_WAYS)
+	first := uint64(l.FirstBucket) * ways
+	return w.all[first : first+(uint64(l.BucketMask)+1)*ways]
 }
 
 // meterSlot finds the slot of a source. nil: the table does not know it.

@@ -103,6 +103,16 @@ type Policy struct {
 	Mode string
 	// Limit is nil where nothing is limited.
 	Limit *policy.NewLimit
+	// Table is where the limit's levels are kept; nil without a limit.
+	Table *Table
+}
+
+// Table is a limit's part of the meters: how large it is, and up to how many new sources a second it
+// refuses nobody for want of room. Past that on_table_full decides.
+type Table struct {
+	Bytes uint64
+	// Singles is for sources that make one connection each, Bursts for those that use up their burst.
+	Singles, Bursts uint64
 }
 
 // Source is what the ledger knows of one source and service.

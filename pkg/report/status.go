@@ -35,8 +35,11 @@ func (s Status) Text(w io.Writer) error {
 	if err := s.writeInterfaces(w); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\npolicy: generation %d, %s\n%s\n\n", s.Policy.Generation, printable(s.Policy.Mode),
-		Limit(s.Policy.Limit))
+	lines := Limit(s.Policy.Limit)
+	if s.Policy.Table != nil {
+		lines += "\n" + Table(s.Policy.Table)
+	}
+	_, err := fmt.Fprintf(w, "\npolicy: generation %d, %s\n%s\n\n", s.Policy.Generation, printable(s.Policy.Mode), lines)
 	if err != nil {
 		return err
 	}

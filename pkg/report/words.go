@@ -20,6 +20,12 @@ func Limit(l *policy.NewLimit) string {
 	return fmt.Sprintf("limit: %s (%s)", l, l.WorstWindow())
 }
 
+// Table says in one line up to which flood a limit refuses nobody but who it should.
+func Table(t *datapath.Table) string {
+	return fmt.Sprintf("table: %s, holds up to %s new sources a second with one connection each, %s with a whole burst",
+		size(t.Bytes), rough(t.Singles), rough(t.Bursts))
+}
+
 // Mode names a mode with where it works.
 func Mode(m datapath.Mode) string {
 	switch m {
@@ -93,6 +99,22 @@ func size(n uint64) string {
 		}
 	}
 	return fmt.Sprintf("%.1f EB", value/step)
+}
+
+// rough is a number for people who ask for its magnitude, rounded down to two digits.
+func rough(n uint64) string {
+	step := uint64(1)
+	for n/step >= 100 {
+		step *= 10
+	}
+	n = n / step * step
+	switch {
+	case n >= 1_000_000 && n%100_000 == 0:
+		return strconv.FormatFloat(float64(n)/1e6, 'f', -1, 64) + "M"
+	case n >= 1_000 && n%100 == 0:
+		return strconv.FormatFloat(float64(n)/1e3, 'f', -1, 64) + "k"
+	}
+	return count(n)
 }
 
 func count(n uint64) string { return strconv.FormatUint(n, 10) }
