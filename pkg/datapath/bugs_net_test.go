@@ -155,39 +155,3 @@ func TestJumboFramesAfterAttach(t *testing.T) {
 		})
 	})
 }
-
-// Entries that have ended make room in a full list.
-func TestEndedEntriesMakeRoom(t *testing.T) {
-	b := newBench(t, testenv.PairOptions{})
-	b.attach(datapath.ModeNative, nil)
-	const most = 131072 // allow_hosts
-	var entries []datapath.Entry
-	ended := time.Now().Add(-time.Second)
-	for addr := netip.MustParseAddr("198.18.0.0"); len(entries) < most; addr = addr.Next() {
-		entries = append(entries, datapath.Entry{Prefix: netip.PrefixFrom(addr, 32), Expires: ended})
-	}
-	fresh := datapath.Entry{Prefix: netip.MustParsePrefix("203.0.113.9/32")}
-	b.change(func(i *datapath.Instance) error { return i.Add(datapath.Allow, entries) })
-	b.change(func(i *datapath.Instance) error { return i.Add(datapath.Allow, []datapath.Entry{fresh}) })
-	for n := range entries {
-		entries[n].Expires = time.Time{}
-	}
-	err := b.Server.Do(func() error {
-		i, err := datapath.OpenForChange(b.pinDir)
-		if err != nil {
-			return err
-		}
-		defer i.Close()
-		return i.Add(datapath.Allow, entries)
-	})
-	if !errors.Is(err, datapath.ErrFull) {
-		t.Errorf("one entry too many: %v", err)
-	}
-	b.change(func(i *datapath.Instance) error {
-		left, err := i.Entries(datapath.Allow)
-		if len(left) != 1 || left[0].Prefix != fresh.Prefix {
-			t.Errorf("after an add that did not fit: %d entries", len(left))
-		}
-		return err
-	})
-}

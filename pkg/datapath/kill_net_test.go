@@ -75,7 +75,8 @@ func (b *bench) start(what string) *exec.Cmd {
 		b.t.Fatal(err)
 	}
 	cmd := b.Server.Command(self)
-	cmd.Env = append(os.Environ(), childVariable+"="+what, pinDirVariable+"="+b.pinDir)
+	// Without this a child under the race detector sleeps for a second before it ends.
+	cmd.Env = append(os.Environ(), childVariable+"="+what, pinDirVariable+"="+b.pinDir, "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
