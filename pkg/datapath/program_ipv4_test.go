@@ -49,7 +49,7 @@ func totalLengthRows() []row {
 		want   end
 		nobody bool
 	}{
-		{0, isUnparsed, true}, {1, isUnparsed, true}, {19, isUnparsed, true}, {20, isUnparsed, false}, {28, isUnparsed, false},
+		{0, isNew, false}, {1, isUnparsed, true}, {19, isUnparsed, true}, {20, isUnparsed, false}, {28, isUnparsed, false},
 		{39, isUnparsed, false}, {40, isUnparsed, false}, {59, isUnparsed, false}, {60, isNew, false},
 		{61, isUnparsed, true}, {65535, isUnparsed, true},
 	} {

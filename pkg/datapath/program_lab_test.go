@@ -63,6 +63,7 @@ func newProgramLab(t *testing.T, f frozen) *programLab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.meters.close() })
+	l.rules(nil)
 	return l
 }
 
@@ -90,7 +91,7 @@ func (l *programLab) rules(limit *policy.NewLimit, changes ...func(p *limiterPol
 			l.t.Fatal(err)
 		}
 		p.Limit = compiled
-		p.Limit.Key = [limiterHashKeyHASH_KEYS]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908}
+		p.Limit.Key = [limiterHashKeyHASH_KEYS]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3}
 	}
 	setMasks(&p.Limit)
 	for _, change := range changes {
@@ -105,7 +106,7 @@ func observing(p *limiterPolicy) { p.Mode = uint32(limiterModeMODE_OBSERVE) }
 func strictly(p *limiterPolicy)  { p.StrictParsing = 1 }
 func failOpen(p *limiterPolicy)  { p.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_PASS) }
 
-// block and allow put entries on the lists until forget takes them off; the list index keeps its bits.
+// add puts entries on a list until clearLists takes them off; the list index keeps its bits.
 func (l *programLab) add(list List, entries ...Entry) {
 	l.t.Helper()
 	must(l.t, l.Add(list, entries))
@@ -201,6 +202,12 @@ func (l *programLab) run(h hook, frame, context []byte) judgement {
 	}
 }
 
+// freshBudget lets the ledger take the next packet whole: what it does past its budget is another test.
+func (l *programLab) freshBudget() {
+	l.t.Helper()
+	must(l.t, l.maps.LedgerBudget.Put(uint32(0), make([]limiterLedgerBudget, ebpf.MustPossibleCPU())))
+}
+
 // segmentsContext is a struct __sk_buff that stands for n packets on the wire.
 func segmentsContext(n uint32) []byte {
 	if n == 0 {
@@ -243,6 +250,7 @@ func (e end) verdict(h hook) uint32 {
 // counter of the reason and action moved by all packets and bytes. See expectNoOther.
 func (l *programLab) expect(h hook, frame []byte, segments uint32, want end, what string) {
 	l.t.Helper()
+	l.freshBudget()
 	j := l.run(h, frame, segmentsContext(segments))
 	index := counterIndex(slotOf(h), want.reason, want.action)
 	sum := l.expected[index]

@@ -122,23 +122,28 @@ func segmentRows() []row {
 	return append(rows, bigTCPRows()...)
 }
 
-// bigTCPRows: a buffer of several segments that is longer than a length field says 0 there; a single
-// packet may not.
+// bigTCPRows: a length of 0 is the rest of the buffer. The kernel takes it so of a buffer of several
+// segments that is longer than the field says, and behind a hop-by-hop header.
 func bigTCPRows() []row {
 	big := func(p *tg.Packet) {
 		p.IPLength = new(uint16)
 		p.Payload = make([]byte, 2800)
 	}
 	wholly := func(p *tg.Packet) { p.IPLength = new(uint16) }
+	hop := tg.Behind(1, tg.ExtHeader{Proto: tg.HopByHop})
 	return []row{
 		{name: "BIG TCP 4", packet: segment4(tg.ACK).With(big), want: isEstablished, segments: 50},
 		{name: "BIG TCP 6", packet: segment6(tg.ACK).With(big), want: isEstablished, segments: 50},
 		{name: "BIG TCP SYN 4", packet: syn4(big), want: isNew, segments: 2},
 		{name: "BIG TCP SYN 6", packet: syn6(big), want: isNew, segments: 2},
 		{name: "BIG TCP behind headers", packet: syn6(big, tg.Behind(2, tg.ExtHeader{Proto: tg.DestOpts})), want: isNew, segments: 2},
-		{name: "length 0 in one segment 4", packet: syn4(wholly), want: isUnparsed, segments: 1, nobody: true},
-		{name: "length 0 in one segment 6", packet: syn6(wholly), want: isUnparsed, segments: 1},
-		{name: "length 0 in one packet 4", packet: syn4(wholly), want: isUnparsed, nobody: true},
-		{name: "length 0 in one packet 6", packet: syn6(wholly), want: isUnparsed},
+		{name: "length 0 in one segment 4", packet: syn4(wholly), want: isNew, segments: 1},
+		{name: "length 0 in one segment 6", packet: syn6(wholly), want: isNew, segments: 1},
+		{name: "length 0 in one packet 4", packet: syn4(wholly), want: isNew},
+		{name: "length 0 in one packet 6", packet: syn6(wholly), want: isNew},
+		{name: "length 0 behind hop-by-hop", packet: syn6(hop, wholly), want: isNew},
+		{name: "length 0 behind hop-by-hop, ACK", packet: segment6(tg.ACK).With(hop, wholly), want: isEstablished},
+		{name: "length 0 behind hop-by-hop, UDP", packet: tg.Datagram(client6, server6, make([]byte, 40)).With(hop, wholly), want: isOther},
+		{name: "length 0 behind hop-by-hop, padded", packet: syn6(hop, wholly, func(p *tg.Packet) { p.Trailer = 8 }), want: isNew},
 	}
 }

@@ -105,7 +105,7 @@ func (l *programLab) examine(h hook, r row) {
 	if r.want == isNew {
 		l.again(h, r)
 	}
-	if slices.Contains([]end{isNew, isEstablished, isOther, isLater}, r.want) {
+	if slices.Contains([]end{isNew, isEstablished, isOther, isLater, isUnparsed}, r.want) && r.source().IsValid() {
 		l.examineLists(h, r)
 	}
 	l.examineModes(h, r)
@@ -114,7 +114,8 @@ func (l *programLab) examine(h hook, r row) {
 }
 
 // try judges the row as the first packet of its source and looks at what the ledger says then: every
-// new connection and every refusal whose source is known, and nothing else.
+// new connection and every blocked packet. A refusal for its shape alone makes no line, for anybody
+// can forge it, and adds to one that is there.
 func (l *programLab) try(h hook, r row, want end, what string, changes ...func(*limiterPolicy)) {
 	l.t.Helper()
 	l.rules(onceADay(1), changes...)
@@ -123,14 +124,26 @@ func (l *programLab) try(h hook, r row, want end, what string, changes ...func(*
 	if !r.source().IsValid() {
 		return
 	}
-	var line ledgerLine
-	switch {
-	case want.action != limiterActionACTION_PASS:
-		line.refused = uint64(max(r.segments, 1))
-	case r.want == isNew:
-		line.admitted = uint64(max(r.segments, 1))
+	l.expectLine(r.source(), r.line(want, false), string(h)+" "+what)
+	if r.line(want, true) == r.line(want, false) {
+		return
 	}
-	l.expectLine(r.source(), line, string(h)+" "+what)
+	must(l.t, l.maps.Sources.Put(limiterSourceKey{Addr: dataAddr(r.source().Addr())}, limiterSource{}))
+	l.expect(h, r.bytes(), r.segments, want, what)
+	l.expectLine(r.source(), r.line(want, true), string(h)+" "+what+", of a known source")
+}
+
+// line is what the ledger holds of the row's source when the row was the first that it judged.
+func (r row) line(e end, known bool) (out ledgerLine) {
+	n := uint64(max(r.segments, 1))
+	switch {
+	case e.action == limiterActionACTION_PASS && r.want == isNew:
+		out.admitted = n
+	case e.action == limiterActionACTION_PASS:
+	case known || r.want == isNew || e.reason == isBlocked.reason:
+		out.refused = n
+	}
+	return out
 }
 
 // again judges the row a second time, over the limit that the first left.
@@ -155,9 +168,12 @@ func (l *programLab) forgetLevelOf(r row) {
 func (l *programLab) examineLists(h hook, r row) {
 	l.t.Helper()
 	host, wide := netip.PrefixFrom(r.packet.Src, r.packet.Src.BitLen()), wideAround(r.packet.Src)
-	scoped := r.want
-	if r.want == isNew {
+	scoped, allowed := r.want, isAllowed
+	switch r.want {
+	case isNew:
 		scoped = isBlocked
+	case isUnparsed:
+		allowed = isUnparsed // the kernel drops it, and nothing is known of it that could be allowed
 	}
 	for _, c := range []struct {
 		what         string
@@ -169,8 +185,8 @@ func (l *programLab) examineLists(h hook, r row) {
 		{"blocked prefix", netip.Prefix{}, wide, ScopeAll, isBlocked},
 		{"host blocked for new", netip.Prefix{}, host, ScopeNew, scoped},
 		{"prefix blocked for new", netip.Prefix{}, wide, ScopeNew, scoped},
-		{"allowed host in a blocked prefix", host, wide, ScopeAll, isAllowed},
-		{"blocked host in an allowed prefix", wide, host, ScopeAll, isAllowed},
+		{"allowed host in a blocked prefix", host, wide, ScopeAll, allowed},
+		{"blocked host in an allowed prefix", wide, host, ScopeAll, allowed},
 	} {
 		if c.allow.IsValid() {
 			l.add(Allow, Entry{Prefix: c.allow})
