@@ -139,8 +139,8 @@ func measureProgram(m *mapSet, h hook) (cost, error) {
 	return c, nil
 }
 
-// deepestChain adds the entry's frame and the four largest below it, each as the kernel rounds it: no
-// chain of calls is deeper than that (entry, stage, stage, its helper, callback).
+// deepestChain adds the entry's frame and the three largest below it, each as the kernel rounds it: no
+// chain of calls is deeper than that (entry, stage, its helper, callback).
 func deepestChain(depths string) (sum int) {
 	var frames []int
 	for _, d := range strings.Split(depths, "+") {
@@ -149,7 +149,7 @@ func deepestChain(depths string) (sum int) {
 	}
 	below := slices.Sorted(slices.Values(frames[1:]))
 	slices.Reverse(below)
-	for _, n := range below[:min(4, len(below))] {
+	for _, n := range below[:min(3, len(below))] {
 		sum += n
 	}
 	return frames[0] + sum
