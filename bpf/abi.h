@@ -81,13 +81,17 @@ _Static_assert(sizeof(struct addr) == 20, "addr");
 
 /*
  * Key of the lists. The LPM trie counts prefixlen over all that follows it, the family's 32 bits
- * included; the hash uses the same key so that one prefix has one form.
+ * included; the hash uses the same key so that one prefix has one form. The trie puts a value right
+ * behind the bytes that prefixlen counts: the padding makes them a multiple of 8, or the hits of a
+ * value would be added across cache lines, which stops every CPU of the machine (a split lock).
  */
 struct prefix_key {
 	__u32 prefixlen;
 	struct addr addr;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct prefix_key) == 24, "prefix_key");
+_Static_assert(sizeof(struct prefix_key) == 28, "prefix_key");
+_Static_assert((sizeof(struct prefix_key) - sizeof(__u32)) % 8 == 0, "prefix_key aligns values");
 
 /*
  * Times are CLOCK_MONOTONIC nanoseconds. expires_ns 0 means never. prefixlen repeats the key's, for a
@@ -113,7 +117,7 @@ struct list_note_key {
 	struct prefix_key prefix;
 	__u32 list;
 };
-_Static_assert(sizeof(struct list_note_key) == 28, "list_note_key");
+_Static_assert(sizeof(struct list_note_key) == 32, "list_note_key");
 
 enum list_id {
 	LIST_ALLOW,

@@ -11,19 +11,21 @@
 #define SLOT_TAT_BITS 40
 #define SLOT_TAT ((1ULL << SLOT_TAT_BITS) - 1)
 #define SLOT_BORROWED (1ULL << SLOT_TAT_BITS)
+#define SLOT_TAG_SHIFT (SLOT_TAT_BITS + 1)
 #define SLOT_TAG (~(SLOT_TAT | SLOT_BORROWED))
 
 /*
  * How far a slot's TAT lies ahead of now (above zero) or behind it, in units. What is further ahead
- * than stale has wrapped around and is past. Without branches, for in a flood none can be predicted;
- * both terms of the difference are below 2^63.
+ * than stale has wrapped around and is past, and so is a slot without a tag, which nobody owns.
+ * Without branches, for in a flood none can be predicted; all terms of the differences are below 2^63.
  */
 static inline __s64 slot_ahead(__u64 slot, __u64 now, __u64 stale)
 {
 	__u64 distance = (slot - now) & SLOT_TAT;
 	__s64 past = (__s64)(stale - distance) >> 63;
+	__s64 empty = (__s64)((slot >> SLOT_TAG_SHIFT) - 1) >> 63;
 
-	return (__s64)distance + past * (1LL << SLOT_TAT_BITS);
+	return (__s64)distance + (past | empty) * (1LL << SLOT_TAT_BITS);
 }
 
 /*
@@ -47,10 +49,12 @@ static inline int slot_is(__u64 slot, __u64 tag)
 	return (slot ^ tag) <= (SLOT_TAT | SLOT_BORROWED);
 }
 
-/* The bits of a hash that tell keys of one bucket apart. */
+/* The bits of a hash that tell keys of one bucket apart. Never zero, for such a slot has no owner. */
 static inline __u64 slot_tag(__u64 hash)
 {
-	return hash & SLOT_TAG;
+	__u64 tag = hash & SLOT_TAG;
+
+	return tag ?: 1ULL << SLOT_TAG_SHIFT;
 }
 
 /* GCRA: whether one more of cost fits on top of level. */

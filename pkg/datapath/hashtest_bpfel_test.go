@@ -128,6 +128,7 @@ type hashTestPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Addr      hashTestAddr
+	Pad       uint32
 }
 
 type hashTestSource struct {

@@ -97,7 +97,22 @@ func (i *Instance) SetLimit(l *policy.NewLimit) error {
 			return err
 		}
 	}
-	return i.flip(live, next)
+	if err := i.flip(live, next); err != nil {
+		return err
+	}
+	return i.resetAggregate(old.Limit, next.Limit)
+}
+
+// resetAggregate: what a full table let through under one limit is no debt under another. Worst case:
+// one aggregate burst more.
+func (i *Instance) resetAggregate(old, next limiterLimit) error {
+	if old.AggregateCostNs == next.AggregateCostNs && old.AggregateCapacityNs == next.AggregateCapacityNs {
+		return nil
+	}
+	if err := i.maps.Aggregates.Put(uint32(0), limiterAggregate{}); err != nil {
+		return fmt.Errorf("reset aggregate: %w", err)
+	}
+	return nil
 }
 
 func (i *Instance) fillLimit(next *limiterPolicy, old limiterPolicy, l policy.NewLimit) error {

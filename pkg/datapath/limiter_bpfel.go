@@ -184,6 +184,7 @@ type limiterPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Addr      limiterAddr
+	Pad       uint32
 }
 
 type limiterReason uint32

@@ -117,6 +117,7 @@ type limiterBenchPrefixKey struct {
 		Family uint32
 		Word   [4]uint32
 	}
+	Pad uint32
 }
 
 type limiterBenchSource struct {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -41,11 +40,7 @@ func mapWords(m *ebpf.Map) (*words, error) {
 
 func (w *words) close() error { return unix.Munmap(w.memory) }
 
-// emptySince is how long ago an empty slot came to owe nothing: more than any clock is behind another.
-const emptySince = time.Second
-
-// clearRegion empties the buckets that a limit is about to use and no live policy does. An empty slot
-// is one that nobody owns and that owes nothing.
+// clearRegion empties the buckets that a limit is about to use and no live policy does.
 func (i *Instance) clearRegion(l limiterLimit) error {
 	if err := waitForPrograms(); err != nil {
 		return err
@@ -54,11 +49,7 @@ func (i *Instance) clearRegion(l limiterLimit) error {
 	if err != nil {
 		return fmt.Errorf("clear meters: %w", err)
 	}
-	past := (monotonicNow() - uint64(emptySince)) >> l.UnitShift & slotTAT
-	empty := region(w, l)
-	for n := range empty {
-		empty[n] = past
-	}
+	clear(region(w, l))
 	return w.close()
 }
 
@@ -90,7 +81,7 @@ func (i *Instance) sweepMeters() error {
 // swept is what an idle slot becomes: the same key, owing nothing, sweepAge ago.
 func swept(slot, now, stale uint64) (next uint64, idle bool) {
 	ahead := (slot - now) & slotTAT
-	if ahead <= stale || slotTAT+1-ahead <= sweepAge {
+	if slot&slotTag == 0 || ahead <= stale || slotTAT+1-ahead <= sweepAge {
 		return slot, false
 	}
 	return slot&slotTag | (now-sweepAge)&slotTAT, true
@@ -107,6 +98,9 @@ func region(w *words, l limiterLimit) []uint64 {
 func meterSlot(w *words, l limiterLimit, source netip.Addr) *uint64 {
 	hash := hashAddr(l.Key, source)
 	tag := hash & slotTag
+	if tag == 0 {
+		tag = slotBorrowed << 1
+	}
 	bucket := uint64(l.FirstBucket) + uint64(uint32(hash)&l.BucketMask)
 	ways := uint64(limiterAbiMETER_WAYS)
 	for way := range ways {
@@ -121,7 +115,7 @@ func meterSlot(w *words, l limiterLimit, source netip.Addr) *uint64 {
 // level is what a slot owes now, in units; the arithmetic of bpf/decide.h.
 func level(l limiterLimit, slot, nowNs uint64) uint64 {
 	ahead := (slot - nowNs>>l.UnitShift) & slotTAT
-	if ahead > l.Stale {
+	if ahead > l.Stale || slot&slotTag == 0 {
 		return 0
 	}
 	return ahead

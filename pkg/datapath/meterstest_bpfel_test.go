@@ -128,6 +128,7 @@ type metersTestPrefixKey struct {
 		Family uint32
 		Word   [4]uint32
 	}
+	Pad uint32
 }
 
 type metersTestSource struct {
