@@ -44,7 +44,7 @@ func helperFeatures() []feature {
 		helperFeature("bpf_xdp_load_bytes", asm.FnXdpLoadBytes, xdp, parser),
 		helperFeature("bpf_xdp_get_buff_len", asm.FnXdpGetBuffLen, xdp, "counting bytes needs it"),
 		helperFeature("bpf_skb_load_bytes", asm.FnSkbLoadBytes, tc, parser),
-		helperFeature("bpf_skb_pull_data", asm.FnSkbPullData, tc, parser),
+		helperFeature("bpf_skb_load_bytes_relative", asm.FnSkbLoadBytesRelative, tc, parser),
 	}
 }
 

@@ -25,7 +25,7 @@ var findingNames = []string{
 	"global functions", "jit", "callbacks",
 	"helper bpf_loop", "helper bpf_ktime_get_ns", "helper bpf_ktime_get_coarse_ns",
 	"helper bpf_get_prandom_u32", "helper bpf_xdp_load_bytes", "helper bpf_xdp_get_buff_len",
-	"helper bpf_skb_load_bytes", "helper bpf_skb_pull_data",
+	"helper bpf_skb_load_bytes", "helper bpf_skb_load_bytes_relative",
 	"map array", "map percpu_array", "map hash", "map lru_hash", "map lpm_trie",
 	"map flag mmapable", "map flag no_prealloc",
 	"xdp link", "netns cookie", "bpf file system",
