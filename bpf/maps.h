@@ -19,7 +19,7 @@ struct {
 	__type(value, struct meta);
 } meta SEC(".maps");
 
-/* Written by Go, one 64-bit store a change; read for every packet that is judged by a policy. */
+/* Written by Go: only the lowest byte of active ever changes what a program reads. Read beside policies. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -37,7 +37,7 @@ struct {
 } policies SEC(".maps");
 
 /*
- * The meters: written by the limits stage (compare-and-swap) and by `forget`. Never full: a newcomer
+ * The meters: written by the limits stage (compare-and-swap), by `forget` and by the sweep. Never full: a newcomer
  * takes over the oldest slot of its bucket with what that slot owes.
  */
 struct {
@@ -70,7 +70,8 @@ struct {
 
 /*
  * The lists: hosts and IPv6 /64s in a hash, every other prefix in a trie. Written by Go (the data
- * path only adds to hits). Full: the command that adds is refused and names the map.
+ * path only adds to hits). Full: ended entries make room, else the
+ * command that adds is refused.
  */
 #define LIST_HOSTS(name, size)                        \
 	struct {                                      \

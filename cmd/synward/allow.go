@@ -10,7 +10,7 @@ import (
 
 func newAllowCmd(e *env) *cobra.Command {
 	l := list{env: e, id: datapath.Allow, name: "allow", title: "allow list"}
-	cmd := l.command("Let sources pass whatever they do; allow wins over block")
+	cmd := l.command("Let sources pass, and count against no limit; allow wins over block")
 	cmd.Aliases = []string{"whitelist"}
 	return cmd
 }

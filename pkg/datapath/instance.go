@@ -72,7 +72,7 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 	i, err = openLocked(dir, l)
 	if err == nil {
-		return i, false, dir.sweep()
+		return i, false, errors.Join(dir.sweep(), i.sweepMeters())
 	}
 	if !errors.Is(err, ErrNotAttached) {
 		return nil, false, err
