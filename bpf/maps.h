@@ -19,7 +19,7 @@ struct {
 	__type(value, struct meta);
 } meta SEC(".maps");
 
-/* Written by Go: only the lowest byte of active ever changes what a program reads. Read beside policies. */
+/* Written by Go: only the lowest byte of active ever differs, so no reader sees half a change. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -37,8 +37,8 @@ struct {
 } policies SEC(".maps");
 
 /*
- * The meters: written by the limits stage (compare-and-swap), by `forget` and by the sweep. Never full: a newcomer
- * takes over the oldest slot of its bucket with what that slot owes.
+ * The meters: written by the limits stage (compare-and-swap), by `forget` and by the sweep. Never
+ * full: a newcomer takes over the oldest slot of its bucket with what that slot owes.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
