@@ -5,6 +5,8 @@ CLANG ?= clang-14
 CLANG_FORMAT ?= clang-format-14
 # Kernels for test-vm: 5.10, 6.1, 6.12, 7.x or the name of a Debian suite.
 KERNELS ?= 6.1
+# How long each random test of make fuzz runs, in seconds; SYNWARD_TEST_SEED= repeats one.
+FUZZ_SECONDS ?= 30
 # Further flags for go test, e.g. TESTFLAGS='-v -run TestMeter'; RACE= tests without the race detector.
 TESTFLAGS ?=
 RACE ?= -race
@@ -46,6 +48,12 @@ test: ## Run all tests on this kernel (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: run sudo make test" >&2; exit 1; }
 	@scripts/setup.sh test
 	go test $(RACE) -count=1 $(TESTFLAGS) ./...
+
+fuzz: ## Judge random frames, FUZZ_SECONDS beside a second parser and as long before the kernel (needs root)
+	@[ "$$(id -u)" = 0 ] || { echo "make fuzz needs root: run sudo make fuzz" >&2; exit 1; }
+	@scripts/setup.sh test
+	SYNWARD_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) go test -count=1 -timeout=0 -v \
+		-run '^(TestDifferential|TestPassedUncountedIsNotAnswered)$$' ./pkg/datapath
 
 test-vm: ## Run the kernel-dependent tests on other kernels in QEMU (KERNELS="6.1 6.12")
 	@scripts/setup.sh test-vm

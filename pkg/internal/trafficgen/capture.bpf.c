@@ -25,6 +25,7 @@ struct {
 	__type(value, __u64);
 } sources SEC(".maps");
 
+#define SHORTEST_FRAME 14
 #define MAX_FRAME 2048
 #define MAX_FRAMES 512
 
@@ -75,9 +76,13 @@ int record_frames(struct xdp_md *ctx)
 	__u32 len = ctx->data_end - ctx->data, at = total;
 	struct frame *frame = bpf_map_lookup_elem(&frames, &at);
 
-	if (frame && len > 0 && len <= MAX_FRAME) {
-		frame->len = len;
-		bpf_xdp_load_bytes(ctx, 0, frame->data, len);
+	if (frame && len <= MAX_FRAME) {
+		/* Two checks, and not one of a difference: the verifier of 6.1 keeps no bound from that. */
+		asm volatile("" : "+r"(len));
+		if (len >= SHORTEST_FRAME) {
+			frame->len = len;
+			bpf_xdp_load_bytes(ctx, 0, frame->data, len);
+		}
 	}
 	__sync_fetch_and_add(&total, 1);
 	return XDP_DROP;
