@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -66,19 +65,10 @@ func TestRequireFeaturesInAnotherNamespace(t *testing.T) {
 	}
 }
 
-func TestRequireFeaturesIsFast(t *testing.T) {
+func TestThisKernelHasWhatIsRequired(t *testing.T) {
 	testenv.RequireRoot(t)
-	const want = 50 * time.Millisecond
-	best := time.Hour
-	for range 3 {
-		begin := time.Now()
-		if err := RequireFeatures(); err != nil {
-			t.Fatal(err)
-		}
-		best = min(best, time.Since(begin))
-	}
-	if best > want {
-		t.Errorf("the best of three took %v, want at most %v", best, want)
+	if err := RequireFeatures(); err != nil {
+		t.Fatal(err)
 	}
 }
 
