@@ -19,7 +19,7 @@ import (
 // judged is what was received.
 func TestOffendersLeadUnderAFlood(t *testing.T) {
 	b := newBench(t, testenv.PairOptions{})
-	b.attach(datapath.ModeNative, rate(50, time.Second, 100))
+	b.attach(datapath.ModeNative, rate(5, time.Second, 10))
 	index, err := b.ClientIndex()
 	if err != nil {
 		t.Fatal(err)

@@ -108,8 +108,14 @@ func (b *bench) duration(what string) time.Duration {
 	return time.Since(start)
 }
 
-// randomKills calls test with 30 moments spread at random over the command's run. The seed is logged
-// and set by SYNWARD_TEST_SEED.
+// How often a command is killed; a VM without hardware support takes ten times as long for each.
+const (
+	kills   = 25
+	killsVM = 4
+)
+
+// randomKills calls test with moments spread at random over the command's run. The seed is logged and
+// set by SYNWARD_TEST_SEED.
 func randomKills(t *testing.T, whole time.Duration, test func(after time.Duration)) {
 	seed := uint64(time.Now().UnixNano())
 	if s, err := strconv.ParseUint(os.Getenv("SYNWARD_TEST_SEED"), 10, 64); err == nil {
@@ -117,7 +123,11 @@ func randomKills(t *testing.T, whole time.Duration, test func(after time.Duratio
 	}
 	t.Logf("seed %d, the command takes %v", seed, whole)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 30 {
+	times := kills
+	if os.Getenv("SYNWARD_VM") != "" {
+		times = killsVM
+	}
+	for range times {
 		test(time.Duration(random.Int64N(int64(whole) * 5 / 4)))
 	}
 }
