@@ -36,10 +36,18 @@ func TestMeterHoldsWhatIsPrinted(t *testing.T) {
 		for each, rate := range map[int]uint64{1: table.Singles, int(burst): table.Bursts} {
 			t.Run(fmt.Sprintf("burst %d, %d each", burst, each), func(t *testing.T) {
 				l.use(limit)
+				aliases := 0
 				for n, verdict := range l.charge(newcomers(r, 0, decisions/each, each, float64(rate))...) {
-					if verdict != admitted {
+					switch verdict {
+					case admitted:
+					case over: // two sources with one tag: about one in eight million in the same bucket
+						aliases++
+					default:
 						t.Fatalf("at %d new sources a second decision %d is %d", rate, n, verdict)
 					}
+				}
+				if aliases > 2*each {
+					t.Errorf("%d of %d met another source's tag", aliases, decisions)
 				}
 			})
 		}
