@@ -108,7 +108,7 @@ class Guest:
         qemu = subprocess.Popen(
             self._command(image, log), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         )
-        timer = threading.Timer(float(os.environ.get("SYNWARD_VM_TIMEOUT") or 1200), self._expire, [qemu])
+        timer = threading.Timer(float(os.environ.get("SYNWARD_VM_TIMEOUT") or 3000), self._expire, [qemu])
         timer.start()
         try:
             self._read_output(qemu.stdout)
