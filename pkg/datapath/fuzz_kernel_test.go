@@ -21,13 +21,17 @@ type firing struct {
 	lab     *fuzzLab
 	g       *generator
 	fired   int
+	born    time.Time           // when this age began
 	made    map[uint16][]string // frames that were sent, by port
 	counted [2]map[tuple]int    // new connections that were counted, in this age and the one before
 	total   map[string]int
 }
 
-// agePorts is how many senders make an age: longer than a fragment waits for others.
-const agePorts = 25000
+// An age is this many senders, and longer than a fragment waits for others.
+const (
+	agePorts = 25000
+	ageLeast = 1500 * time.Millisecond
+)
 
 // What passes uncounted, the kernel must not answer: it is sent frames that pass the program, and each
 // of its SYN-ACKs must go to an address and port from which the program has counted a new connection to
@@ -65,8 +69,8 @@ func TestPassedUncountedIsNotAnswered(t *testing.T) {
 func (v *firing) fire() {
 	v.t.Helper()
 	port := uint16(5000 + v.fired%(2*agePorts))
-	if v.fired%agePorts == 0 {
-		v.counted = [2]map[tuple]int{{}, v.counted[0]}
+	if v.fired%agePorts == 0 && time.Since(v.born) > ageLeast {
+		v.counted, v.born = [2]map[tuple]int{{}, v.counted[0]}, time.Now()
 	}
 	v.fired++
 	v.made[port] = nil

@@ -54,7 +54,7 @@ func tunnels() []tunnel {
 		{name: "ipip", modules: []string{"ipip"}, lines: add("ipip local {local} remote {remote}"), families: []string{"IPv4"}},
 		{name: "sit", modules: []string{"sit"}, lines: add("sit local {local} remote {remote} mode any"), families: bothInner},
 		{name: "gre", modules: []string{"ip_gre"}, lines: add("gre local {local} remote {remote}"), families: bothInner},
-		{name: "gre with key and sequence", modules: []string{"ip_gre"}, lines: add("gre local {local} remote {remote} key 7 seq csum"), families: bothInner},
+		{name: "gre with key and checksum", modules: []string{"ip_gre"}, lines: add("gre local {local} remote {remote} key 7 csum"), families: bothInner},
 		{
 			name: "gre, multipoint", modules: []string{"ip_gre"}, families: bothInner,
 			lines: append(add("gre local {local} key 7"),
@@ -248,6 +248,12 @@ const (
 	wgAllowedFamily, wgAllowedAddr, wgAllowedBits, wgPort, nestedAttribute = 1, 2, 3, 51820, 0x8000
 )
 
+// genlHeader is command, version and two bytes that must be zero.
+type genlHeader [nl.SizeofGenlmsg]byte
+
+func (h genlHeader) Len() int          { return len(h) }
+func (h genlHeader) Serialize() []byte { return h[:] }
+
 // joinWireguard gives two devices keys and makes each the other's peer for all addresses.
 func joinWireguard(b *bench) error {
 	server, err := ecdh.X25519().GenerateKey(rand.Reader)
@@ -280,7 +286,7 @@ func setWireguard(ns *testenv.Namespace, own *ecdh.PrivateKey, peer *ecdh.Public
 			return err
 		}
 		request := nl.NewNetlinkRequest(int(wg.ID), unix.NLM_F_ACK)
-		request.AddData(&nl.Genlmsg{Command: wgSetDevice, Version: 1})
+		request.AddData(genlHeader{wgSetDevice, 1})
 		request.AddData(nl.NewRtAttr(wgIfname, nl.ZeroTerminated(innerIf)))
 		request.AddData(nl.NewRtAttr(wgPrivateKey, own.Bytes()))
 		request.AddData(nl.NewRtAttr(wgListenPort, nl.Uint16Attr(wgPort)))
@@ -295,14 +301,14 @@ func setWireguard(ns *testenv.Namespace, own *ecdh.PrivateKey, peer *ecdh.Public
 }
 
 // mustLimitInside makes six connections from each family's client, and one from a neighbour that is then
-// blocked: under a limit of two exactly two are accepted, and each SYN is counted as what it is.
+// blocked: under a limit of two exactly two are accepted, and every packet is counted as what it is.
 func (b *bench) mustLimitInside(families ...string) {
 	b.t.Helper()
 	for _, name := range families {
 		f := innerFamilies()[name]
 		server := b.server(f.server, testenv.ServerOptions{})
 		got, err := testenv.Hammer(b.Client, testenv.HammerOptions{
-			Sources: []netip.Addr{f.client}, Dst: server.Addr(), Count: 6, Rate: 100,
+			Sources: []netip.Addr{f.client}, Dst: server.Addr(), Count: 6, Rate: 100, Timeout: 900 * time.Millisecond,
 		})
 		if err != nil || got.Accepted != 2 || got.NoAnswer != 4 {
 			b.t.Errorf("%s: %+v, %v; want 2 of 6 accepted and no answer to 4", name, got, err)
@@ -316,13 +322,13 @@ func (b *bench) mustLimitInside(families ...string) {
 	var got tally
 	b.change(func(i *datapath.Instance) error { got = tallyOf(b.t, i); return nil })
 	n := uint64(len(families))
-	wanted := tally{
-		"under_limit pass": 2 * n, "over_new drop": 4 * n, "blocked drop": n,
-		"unparsed pass": 0, "malformed drop": 0, "fragment drop": 0, "table_full drop": 0, "contended drop": 0,
+	// A busy machine may repeat a SYN that gets no answer.
+	if got["under_limit pass"] != 2*n || got["over_new drop"] < 4*n || got["blocked drop"] < n {
+		b.t.Errorf("counted %v, want %d under the limit, %d over it and %d blocked", got, 2*n, 4*n, n)
 	}
-	for end, want := range wanted {
-		if got[end] != want {
-			b.t.Errorf("%s: %d, want %d (all: %v)", end, got[end], want, got)
+	for end := range got {
+		if !slices.Contains([]string{"under_limit pass", "over_new drop", "blocked drop", "established pass"}, end) {
+			b.t.Errorf("counted %d as %s", got[end], end)
 		}
 	}
 	b.t.Logf("counted %v; status: %+v", got, b.interfaces())
