@@ -234,15 +234,11 @@ func TestManyShortConnectionsDoNotUseUpPorts(t *testing.T) {
 	if err := p.Client.SetSysctl("net.ipv4.ip_local_port_range", "50000 50999"); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Hammer(p.Client, HammerOptions{
-		Sources: []netip.Addr{p.ClientIP4}, Dst: s.Addr(), Count: 3000, Rate: 5000, Timeout: answerDeadline,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d in %v", got.Attempted, got.Elapsed)
-	if got.Accepted != 3000 {
-		t.Errorf("result %+v, want 3000 accepted over 1000 ports", got)
+	// One after the other: how many are open at once depends on how busy the machine is.
+	for n := range 3000 {
+		if err := Connect(p.Client, p.ClientIP4, s.Addr(), answerDeadline); err != nil {
+			t.Fatalf("connection %d of 3000 over 1000 ports: %v", n, err)
+		}
 	}
 }
 
