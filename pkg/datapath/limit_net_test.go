@@ -24,11 +24,11 @@ func TestLimitAdmitsBurstThenRate(t *testing.T) {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		// The last attempt leaves at the end of the others' time; what follows it is waiting for answers.
-		sending := max(res.Elapsed-300*time.Millisecond, (attempts-1)*spacing)
-		want := 20 + int(sending/(100*time.Millisecond))
-		if got := server.Count(f.client); got < want-1 || got > want+1 {
-			b.t.Errorf("server accepted %d connections of the hammering client in %v, want %d", got, sending, want)
+		// On a busy machine the attempts take longer than they should, and then more are allowed.
+		least := 20 + int((attempts-1)*spacing/(100*time.Millisecond))
+		most := 20 + int(res.Elapsed/(100*time.Millisecond))
+		if got := server.Count(f.client); got < least-1 || got > most+1 {
+			b.t.Errorf("server accepted %d connections of the hammering client in %v, want %d to %d", got, res.Elapsed, least, most)
 		}
 		for range 20 {
 			b.mustConnect(server, f.beside)
