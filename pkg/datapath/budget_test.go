@@ -31,7 +31,8 @@ const (
 	mostStack        = 480
 )
 
-// cost is what the kernel says of a loaded program. stack is an upper bound, see deepestChain.
+// cost is what the kernel says of a loaded program. stack is what kernels from 7 on say, and before them
+// an upper bound, see deepestChain.
 type cost struct{ instructions, stack, jited int }
 
 const costFormat = "%s instructions %d stack %d jited %d"
@@ -109,6 +110,7 @@ func kernelSeries(t *testing.T) string {
 var (
 	processed  = regexp.MustCompile(`processed (\d+) insns`)
 	stackDepth = regexp.MustCompile(`stack depth ([\d+]+)`)
+	stackMax   = regexp.MustCompile(`stack depth max (\d+)`) // kernels from 7 on
 )
 
 // measureProgram loads a program on m and reads the verifier's statistics.
@@ -133,8 +135,11 @@ func measureProgram(m *mapSet, h hook) (cost, error) {
 	if found := stackDepth.FindStringSubmatch(log); found != nil {
 		c.stack = deepestChain(found[1])
 	}
+	if found := stackMax.FindStringSubmatch(log); found != nil {
+		c.stack, _ = strconv.Atoi(found[1])
+	}
 	if c.instructions == 0 || c.stack == 0 || c.jited == 0 {
-		return c, fmt.Errorf("the kernel did not say what %s cost: %+v", h.program(), c)
+		return c, fmt.Errorf("the kernel did not say what %s cost: %+v; its log: %q", h.program(), c, log)
 	}
 	return c, nil
 }

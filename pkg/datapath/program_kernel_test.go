@@ -143,13 +143,14 @@ func TestKernelAnswersNothingThatPassesUncounted(t *testing.T) {
 }
 
 // The kernel answers a SYN that programs refuse for hiding: behind 9, 40 and 100 headers, and in two
-// fragments of which the first is too short for its flags. So the refusals matter.
+// fragments of which the first is too short for its flags. So the refusals matter. Kernels from 7 on may
+// cap the headers between 9 and 40, and 7.3 does: there it is only told.
 func TestKernelAnswersWhatIsRefusedForHiding(t *testing.T) {
 	s := newStack(t)
 	l := newProgramLab(t, frozen{linkHeader: true})
 	l.rules(nil)
 	port := uint16(20000)
-	refused := func(name string, packets ...tg.Packet) {
+	refused := func(name string, capped bool, packets ...tg.Packet) {
 		var frames [][]byte
 		stopped := false
 		for _, p := range packets {
@@ -157,7 +158,9 @@ func TestKernelAnswersWhatIsRefusedForHiding(t *testing.T) {
 			frames = append(frames, frame)
 			stopped = stopped || l.run(hookXDP, frame, nil).verdict == xdpDrop
 		}
-		if !s.answered(frames)[port] {
+		if answered := s.answered(frames)[port]; capped && testenv.KernelMajor(t) >= 7 {
+			t.Logf("the kernel answers %s: %v", name, answered)
+		} else if !answered {
 			t.Errorf("the kernel does not answer %s", name)
 		}
 		if !stopped {
@@ -166,14 +169,14 @@ func TestKernelAnswersWhatIsRefusedForHiding(t *testing.T) {
 		port++
 	}
 	for _, n := range []int{9, 40, 100} {
-		refused(fmt.Sprintf("a SYN behind %d headers", n), syn6(tg.Behind(n, tg.ExtHeader{Proto: tg.DestOpts})))
+		refused(fmt.Sprintf("a SYN behind %d headers", n), n > 9, syn6(tg.Behind(n, tg.ExtHeader{Proto: tg.DestOpts})))
 	}
 	// Split after aiming: the checksum covers the ports and addresses.
 	for _, n := range []int{8, 16} {
 		first, second := s.to(syn4(), port).Split(n)
-		refused(fmt.Sprintf("a SYN cut at %d", n), first, second)
+		refused(fmt.Sprintf("a SYN cut at %d", n), false, first, second)
 	}
-	refused("a SYN behind three priority tags", syn4(func(p *tg.Packet) { p.VLANs = make([]tg.VLAN, 3) }))
+	refused("a SYN behind three priority tags", false, syn4(func(p *tg.Packet) { p.VLANs = make([]tg.VLAN, 3) }))
 }
 
 // Linux takes a payload length of 0 for "as long as the buffer" when a hop-by-hop header follows,

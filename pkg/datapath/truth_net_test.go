@@ -3,14 +3,11 @@
 package datapath_test
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/internal/testenv"
@@ -221,24 +218,12 @@ func TestBareKernelAnswers(t *testing.T) {
 		defer func() { w.t = outer }()
 		source := w.source(ip6, limitedNets)
 		answered := w.answersTo(ip6, s.frames(w.syn(ip6, source))...)[source]
-		if s.capped && kernelMajor(t) >= 7 {
+		if s.capped && testenv.KernelMajor(t) >= 7 {
 			t.Logf("a kernel without synward answers: %v", answered)
 		} else if answered != s.answered {
 			t.Errorf("a kernel without synward answers: %v, want %v", answered, s.answered)
 		}
 	})
-}
-
-func kernelMajor(t *testing.T) (major int) {
-	t.Helper()
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.", &major); err != nil {
-		t.Fatal(err)
-	}
-	return major
 }
 
 func eachShape(t *testing.T, test func(t *testing.T, ip6 bool, s shape)) {

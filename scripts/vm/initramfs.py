@@ -27,7 +27,8 @@ TOOLS = (
 # Modules that are in the guest; the kernel loads them on demand, as on any system.
 MODULES = """
     veth dummy tun ifb bridge bonding 8021q vrf macvlan ipvlan vxlan geneve
-    wireguard ipip sit ip_gre ip_tunnel ip6_gre ip6_tunnel xfrm_interface
+    wireguard ipip sit ip_gre ip_tunnel ip6_gre ip6_tunnel ip_vti
+    xfrm_interface xfrm_user xfrm_algo esp4 authenc echainiv seqiv drbg jitterentropy_rng hmac cbc ctr sha256_generic sha512_generic
     sch_ingress sch_fq sch_fq_codel sch_htb sch_netem cls_bpf cls_matchall act_bpf act_mirred
     nf_conntrack nf_conntrack_netlink nf_nat nf_tables nft_ct nft_nat nft_masq nft_redir nft_chain_nat
     nft_limit nft_connlimit nft_counter nft_reject_inet nft_log nft_fib_inet nft_synproxy nft_compat
