@@ -2,7 +2,7 @@
 
 package trafficgen
 
-//go:generate go tool bpf2go -cc clang -target bpfel capture capture.bpf.c -- -O2 -g -mcpu=v3 -Wall -Werror -I/usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel capture capture.bpf.c -- -O2 -g -mcpu=v3 -Wall -Werror -I/usr/include/x86_64-linux-gnu
 
 import (
 	"context"
