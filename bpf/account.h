@@ -6,28 +6,58 @@
  * connections and refusals. Decides nothing.
  */
 
+#include "frozen.h"
 #include "maps.h"
 #include "limits.h"
 #include "service.h"
 
-/* The ledger's budget of counts written a CPU and window, for admitted and refused each. */
+/* The ledger's budget of counts written a CPU, interface and window, for admitted and refused each. */
 #define LEDGER_WINDOW_NS (1ULL << 26)
 #define LEDGER_BUDGET 1024
 /* Past it one in LEDGER_WEIGHT on average is written, and counts for that many. */
 #define LEDGER_WEIGHT 256
-/* How many sources a CPU may add in a window: a flood of new ones must not push the others out. */
+/* How many sources a CPU may add on an interface in a window: a flood of new ones must not push the others out. */
 #define LEDGER_CREATED 256
 
-static __always_inline void count_packet(const struct packet *p, __u32 interface, __u32 reason,
-					 __u32 action)
+static __always_inline struct counts *own_counts(void)
 {
-	__u32 index = interface * COUNTERS_PER_INTERFACE + reason * ACTION_COUNT + action;
-	struct counter *c = bpf_map_lookup_elem(&counters, &index);
+	__u32 at = interface_slot;
 
-	if (!c)
-		return;
+	return bpf_map_lookup_elem(&counters, &at);
+}
+
+static __always_inline void add_packet(struct counter *c, const struct packet *p)
+{
 	c->packets += p->segments;
 	c->bytes += p->bytes;
+}
+
+static __always_inline void count_packet(struct counts *mine, const struct packet *p, __u32 verdict)
+{
+	__u32 end = VERDICT_REASON(verdict) * ACTION_COUNT + VERDICT_ACTION(verdict);
+
+	if (end < REASON_COUNT * ACTION_COUNT)
+		add_packet(&mine->by_end[end], p);
+}
+
+/* What a limit refused or observed, else what a service admitted. */
+static __always_inline void count_limit(const struct packet *p, __u32 verdict,
+					const struct service *s)
+{
+	__u32 id = VERDICT_LIMIT(verdict);
+	struct counter *c;
+
+	if (id) {
+		id--;
+		c = bpf_map_lookup_elem(&limit_counters, &id);
+	} else if (verdict & REFUSED) {
+		return;
+	} else {
+		id = s->id;
+		c = bpf_map_lookup_elem(&service_counters, &id);
+	}
+	if (c)
+		add_packet(c, p);
 }
 
 /*
@@ -35,13 +65,10 @@ static __always_inline void count_packet(const struct packet *p, __u32 interface
  * softirq does not interrupt another, so plain arithmetic is exact. The gap between two samples is
  * drawn at random, so that no pattern of a sender can hide between them.
  */
-static __always_inline __u32 ledger_weight(__u64 now, __u32 refused)
+static __always_inline __u32 ledger_weight(struct counts *mine, __u64 now, __u32 refused)
 {
-	__u32 zero = 0;
-	struct ledger_budget *b = bpf_map_lookup_elem(&ledger_budget, &zero);
+	struct ledger_budget *b = &mine->ledger;
 
-	if (!b)
-		return 0;
 	if (now - b->window_ns >= LEDGER_WINDOW_NS) {
 		b->window_ns = now;
 		b->used[0] = 0;
@@ -63,10 +90,9 @@ static __always_inline __u32 ledger_weight(__u64 now, __u32 refused)
 
 static __always_inline bool may_create(void)
 {
-	__u32 zero = 0;
-	struct ledger_budget *b = bpf_map_lookup_elem(&ledger_budget, &zero);
+	struct counts *mine = own_counts();
 
-	return b && b->created++ < LEDGER_CREATED;
+	return mine && mine->ledger.created++ < LEDGER_CREATED;
 }
 
 /* What a packet adds to the ledger. */
@@ -74,6 +100,7 @@ struct ledger_line {
 	__u64 now;
 	__u32 refused;
 	__u32 weight;
+	__u32 service;
 	bool create; /* if the source is not there yet */
 };
 
@@ -103,14 +130,15 @@ static __always_inline void source_write(const struct source_key *key, const str
 }
 
 /* A function of its own: most packets of a flood never come here. */
-__noinline int note_source(const struct packet *p, const struct limit *masks,
-			   const struct ledger_line *l)
+__noinline int note_source(const struct packet *p, __u32 slot, const struct ledger_line *l)
 {
-	struct source_key key = { .service = SERVICE_DEFAULT };
+	const struct policy *policy = policy_at(slot);
+	struct source_key key = {};
 
-	if (!p || !masks || !l)
+	if (!p || !l)
 		return 0;
-	mask_addr(&key.addr, &p->src, masks->mask4, masks->mask6);
+	key.service = l->service;
+	mask_addr(&key.addr, &p->src, policy->mask4, policy->mask6);
 	source_write(&key, l, (__u64)l->weight * p->segments);
 	return 0;
 }

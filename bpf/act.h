@@ -1,20 +1,77 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* An action in the words of the hook. The only place that knows them. */
+/*
+ * What was decided, done: the answer where one is to be sent, then the action in the words of the hook.
+ * The only place that knows them.
+ */
 
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
-#include "abi.h"
+#include "account.h"
+#include "many.h"
+#include "reset.h"
 
-static __always_inline int act_xdp(__u32 action)
+/* Answers have limits of their own, one for each source and one for all: the last two of a policy. */
+#define ANSWERS_TO_SOURCE (MAX_LIMITS - 2)
+#define ANSWERS_IN_TOTAL (MAX_LIMITS - 1)
+
+/* Charges them. Worst case: a source that is over its own has cost the others nothing. */
+__noinline int may_answer(const struct packet *p)
 {
-	return action == ACTION_DROP ? XDP_DROP : XDP_PASS;
+	const struct limit *to_source, *in_total;
+	__u64 now = bpf_ktime_get_ns(), hash;
+	__u32 slot = active_slot();
+
+	if (!p)
+		return 0;
+	to_source = limit_in(slot, ANSWERS_TO_SOURCE);
+	in_total = limit_in(slot, ANSWERS_IN_TOTAL);
+	hash = hash_addr(to_source, &p->src, to_source->seed);
+	return meter_charge(to_source, hash, now, to_source->cost) == METER_ADMITTED &&
+	       state_charge(in_total, now, in_total->cost) == METER_ADMITTED;
+}
+
+/* What could not be answered was dropped, and is counted as that. */
+static __always_inline __u32 not_answered(__u32 verdict)
+{
+	return (verdict & ~(7 << VERDICT_ACTION_SHIFT)) | ACTION_DROP << VERDICT_ACTION_SHIFT;
+}
+
+static __always_inline bool wants_answer(__u32 verdict)
+{
+	return features & FEATURE_RESET && VERDICT_ACTION(verdict) == ACTION_RESET;
+}
+
+static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, const struct packet *p,
+				   __u32 verdict)
+{
+	if (wants_answer(verdict)) {
+		if (may_answer(p) && reset_xdp(ctx, p)) {
+			count_packet(mine, p, verdict);
+			return XDP_TX;
+		}
+		verdict = not_answered(verdict);
+	}
+	count_packet(mine, p, verdict);
+	return VERDICT_ACTION(verdict) == ACTION_DROP ? XDP_DROP : XDP_PASS;
 }
 
 /* UNSPEC and not OK: programs and filters behind ours still have their say. */
-static __always_inline int act_tc(__u32 action)
+static __always_inline int act_tc(struct __sk_buff *ctx, struct counts *mine,
+				  const struct packet *p, __u32 verdict)
 {
-	return action == ACTION_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	int sent;
+
+	if (wants_answer(verdict)) {
+		sent = may_answer(p) ? reset_tc(ctx, p) : TC_ACT_SHOT;
+		if (sent == TC_ACT_REDIRECT) {
+			count_packet(mine, p, verdict);
+			return sent;
+		}
+		verdict = not_answered(verdict);
+	}
+	count_packet(mine, p, verdict);
+	return VERDICT_ACTION(verdict) == ACTION_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }

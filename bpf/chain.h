@@ -105,7 +105,7 @@ static __always_inline int walk_finish(struct walk *w, struct packet *p, load_fn
 		return cut_off(w);
 	p->l4_offset = w->offset;
 	p->l4_bytes = w->end - w->offset;
-	return reread_tcp(w->ctx, p, load);
+	return reread_l4(w->ctx, p, load);
 }
 
 static __always_inline struct walk walk_from(void *ctx, const struct packet *p)

@@ -6,7 +6,7 @@
  * helper, no clock. It also compiles as plain C on a host.
  */
 
-#include "abi.h"
+#include "packet.h"
 
 #define SLOT_TAT_BITS 40
 #define SLOT_TAT ((1ULL << SLOT_TAT_BITS) - 1)
@@ -15,26 +15,31 @@
 #define SLOT_TAG (~(SLOT_TAT | SLOT_BORROWED))
 
 /*
- * How far a slot's TAT lies ahead of now (above zero) or behind it, in units. What is further ahead
- * than stale has wrapped around and is past, and so is a slot without a tag, which nobody owns.
- * Without branches, for in a flood none can be predicted; all terms of the differences are below 2^63.
+ * What a slot owes, in units: how far its TAT lies ahead of now. What is further ahead than stale has
+ * wrapped around and is past. Without branches, for in a flood none can be predicted.
  */
-static inline __s64 slot_ahead(__u64 slot, __u64 now, __u64 stale)
+static inline __u64 slot_level(__u64 slot, __u64 now, __u64 stale)
 {
 	__u64 distance = (slot - now) & SLOT_TAT;
-	__s64 past = (__s64)(stale - distance) >> 63;
-	__s64 empty = (__s64)((slot >> SLOT_TAG_SHIFT) - 1) >> 63;
 
-	return (__s64)distance + (past | empty) * (1LL << SLOT_TAT_BITS);
+	return distance & ~((__s64)(stale - distance) >> 63);
+}
+
+/* A slot without a tag has no owner, so nobody owes what it may seem to once the clock has turned around. */
+static inline __u64 slot_debt(__u64 slot, __u64 now, __u64 stale)
+{
+	return slot >> SLOT_TAG_SHIFT ? slot_level(slot, now, stale) : 0;
 }
 
 /*
  * The order in which a bucket's slots are taken over: oldest raw TAT first, lowest way on a tie. Raw,
- * so that two CPUs whose clocks differ by a tick agree on it.
+ * so that two CPUs whose clocks differ by a tick agree on it. horizon is the youngest TAT that there can
+ * be, now + stale: behind it the circle of TATs begins with the oldest. Bit 63 stays clear, so that two
+ * ranks may be subtracted.
  */
-static inline __s64 slot_rank(__u64 slot, __u64 now, __u64 stale, __u32 way)
+static inline __s64 slot_rank(__u64 slot, __u64 horizon, __u32 way)
 {
-	return slot_ahead(slot, now, stale) * METER_WAYS + way;
+	return (slot - horizon - 1) << (64 - SLOT_TAT_BITS) >> 1 | way;
 }
 
 static inline __s64 rank_min(__s64 a, __s64 b)
@@ -76,10 +81,22 @@ static inline __u64 slot_charged(__u64 tag, __u64 now, __u64 level, __u64 cost, 
 	return tag | (borrowed ? SLOT_BORROWED : 0) | ((now + level + cost) & SLOT_TAT);
 }
 
-/* What is done with a packet that a stage has refused, or let through. */
-static inline enum action decide_action(int refused, __u32 mode)
+/*
+ * What amount costs in units, rounded up, and at most a whole burst: one buffer that holds more than
+ * that (merged by GRO) is admitted where nothing is owed, and uses up the burst.
+ */
+static inline __u64 gcra_cost(__u64 amount, __u64 cost, __u32 shift, __u64 capacity)
 {
-	if (!refused)
+	__u64 round = (1ULL << (shift & 63)) - 1;
+	__u64 units = (amount * cost + round) >> (shift & 63);
+
+	return units < capacity ? units : capacity;
+}
+
+/* What is done with a packet by a verdict that does not say. */
+static inline enum action decide_action(__u32 verdict, __u32 mode)
+{
+	if (!(verdict & REFUSED))
 		return ACTION_PASS;
 	return mode == MODE_OBSERVE ? ACTION_OBSERVE : ACTION_DROP;
 }

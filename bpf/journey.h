@@ -29,107 +29,168 @@ __noinline int reread_skb(struct __sk_buff *ctx, struct packet *p)
 				 reread_network(ctx, p, ctx->protocol, load_net);
 }
 
-static __always_inline const struct policy *active_policy(void)
-{
-	__u32 zero = 0, slot;
-	struct control *live = bpf_map_lookup_elem(&control, &zero);
-
-	if (!live)
-		return NULL;
-	slot = *(volatile __u32 *)&live->active;
-	return bpf_map_lookup_elem(&policies, &slot);
-}
-
 static __always_inline __u64 clock_ns(const struct policy *policy)
 {
 	return policy->precise_clock ? bpf_ktime_get_ns() : bpf_ktime_get_coarse_ns();
 }
 
-static __always_inline __u32 finish(const struct packet *p, __u32 verdict, __u32 mode)
+/* A limit's verdict says what is done; from the deadline of `attach --confirm` on that is nothing. */
+static __always_inline __u32 with_action(__u32 verdict, __u32 slot, __u64 now)
 {
-	__u32 reason = VERDICT_REASON(verdict);
-	__u32 action = decide_action(verdict & REFUSED, mode);
-
-	if (reason < REASON_COUNT)
-		count_packet(p, interface_slot, reason, action);
-	return action;
+	if (observe_after && verdict & REFUSED && now >= observe_after * 1000000000ULL)
+		return (verdict & ~(7 << VERDICT_ACTION_SHIFT)) | ACTION_OBSERVE
+									  << VERDICT_ACTION_SHIFT;
+	if (VERDICT_ACTION(verdict))
+		return verdict;
+	return verdict | decide_action(verdict, policy_at(slot)->mode) << VERDICT_ACTION_SHIFT;
 }
 
-/* A packet whose shape was refused may be forged at will: it adds to a source, and never makes one. */
-static __always_inline __u32 conclude(const struct packet *p, const struct policy *policy,
-				      __u64 now, int verdict)
+/* create: the ledger may make a line of a source that it has none of. */
+static __always_inline void note(struct counts *mine, const struct packet *p, __u32 slot,
+				 __u32 service, __u64 now, __u32 verdict, bool create)
 {
-	__u32 refused = !!(verdict & REFUSED);
+	__u32 refused = !!(verdict & REFUSED), weight = ledger_weight(mine, now, refused);
+	struct ledger_line line;
 
-	if (p->kind == KIND_NEW || refused) {
-		struct ledger_line line = {
-			.now = now,
-			.refused = refused,
-			.weight = ledger_weight(now, refused),
-			.create = p->kind == KIND_NEW || VERDICT_REASON(verdict) == REASON_BLOCKED,
-		};
+	if (!weight || !p->src.family)
+		return;
+	line.now = now;
+	line.refused = refused;
+	line.weight = weight;
+	line.service = service;
+	line.create = create;
+	note_source(p, slot, &line);
+}
 
-		if (line.weight && p->src.family)
-			note_source(p, &policy->limit, &line);
+__noinline __u64 sets_of(const struct packet *p, __u32 slot)
+{
+	struct scoped_key key = {};
+	__u64 *in;
+
+	if (!p)
+		return 0;
+	key.prefixlen = LOCAL_SCOPE_BITS + 32 + LOCAL_BITS(p->src.family);
+	key.scope = slot;
+	key.addr = p->src;
+	in = bpf_map_lookup_elem(&sets, &key);
+	return in ? *in : 0;
+}
+
+static __always_inline __u32 judge_by_limits(const struct packet *p, const struct service *s,
+					     __u32 listen, __u32 slot, __u64 now)
+{
+	__u64 in = 0;
+
+	if (features & FEATURE_SETS && s->flags & SERVICE_SETS) {
+		in = sets_of(p, slot);
+		if (in & s->allow)
+			return REASON_ALLOWED;
 	}
-	return finish(p, verdict, policy->mode);
+	if (features & FEATURE_MANY && !(s->flags & SERVICE_PLAIN))
+		return limits_judge_many(p, listen, slot, now, in);
+	if (!s->limit_count)
+		return REASON_UNDER_LIMIT;
+	return limit_judge_plain(limit_in(slot, s->first_limit), p, slot, now);
 }
 
-/*
- * A new connection of a source that no list touches: the way of every packet of a SYN flood, so it is
- * part of the entry and no call away.
- */
-static __always_inline __u32 judge_new(const struct packet *p)
+/* A datagram for a QUIC service: it asks for a new connection, or belongs to one. */
+static __always_inline int tell_quic(struct packet *p, const struct quic_key *key, __u64 now)
 {
-	const struct policy *policy = active_policy();
-	__u64 now;
+	if (p->quic == QUIC_CUT)
+		return p->first_fragment ? REFUSE(REASON_FRAGMENT) : REASON_UNPARSED;
+	p->kind = KIND_ESTABLISHED;
+	if (p->quic == QUIC_MAY_ASK && quic_seen(key, now) == QUIC_NEW)
+		p->kind = KIND_NEW;
+	return REASON_NONE;
+}
 
-	if (!policy)
-		return ACTION_PASS;
-	now = clock_ns(policy);
-	return conclude(p, policy, now, limits_judge(policy, &p->src, now));
+/* A packet that no list decides, and that only its service can. */
+static __always_inline __u32 judge_service(struct counts *mine, struct packet *p, __u32 slot,
+					   __u64 now)
+{
+	__u32 listen = listen_of(p, slot), verdict = REASON_NONE;
+	const struct service *s = service_at(slot, listen);
+	bool quic = features & FEATURE_QUIC && listen & LISTEN_QUIC;
+
+	/* As a program says it that does not look for a service of what asks for nothing. */
+	if (!s)
+		return p->kind == KIND_ESTABLISHED ? REASON_ESTABLISHED : REASON_NO_SERVICE;
+	if (quic)
+		verdict = tell_quic(p, &mine->quic, now);
+	if (features & (FEATURE_VOLUME | FEATURE_QUIC) && p->kind == KIND_ESTABLISHED &&
+	    !(s->flags & SERVICE_VOLUME))
+		return REASON_ESTABLISHED;
+	if (!verdict)
+		verdict = judge_by_limits(p, s, listen, slot, now);
+	/* Not what is only observed: what its client sends again would go uncounted. */
+	if (quic && p->kind == KIND_NEW && !(verdict & REFUSED))
+		quic_note(&mine->quic, now);
+	count_limit(p, verdict, s);
+	if (!(features & FEATURE_VOLUME) || verdict & REFUSED || p->kind != KIND_ESTABLISHED)
+		note(mine, p, slot, s->id, now, verdict, p->kind != KIND_ESTABLISHED);
+	return with_action(verdict, slot, now);
 }
 
 /* The kernel drops what contradicts itself; a blocked source does not get even that far. */
-static __always_inline int judge_unparsed(const struct packet *p, const struct policy *policy,
-					  __u64 now)
+static __always_inline int judge_unparsed(const struct packet *p, __u32 slot, __u64 now)
 {
 	if (p->src.family && lists_may_hold(&p->src) &&
-	    lists_judge(p, now) == REFUSE(REASON_BLOCKED))
+	    lists_judge(p, slot, now) == REFUSE(REASON_BLOCKED))
 		return REFUSE(REASON_BLOCKED);
-	return policy->strict_parsing ? REFUSE(REASON_UNPARSED) : REASON_UNPARSED;
+	return policy_at(slot)->strict_parsing ? REFUSE(REASON_UNPARSED) : REASON_UNPARSED;
 }
 
-/* What a list may hold, and what parse has refused or could not read. */
-__noinline int judge_closely(const struct packet *p, int verdict)
+/* A packet whose shape was refused may be forged at will: it adds to a source, and never makes one. */
+static __always_inline __u32 conclude(const struct packet *p, __u32 slot, __u64 now, __u32 verdict)
 {
-	const struct policy *policy = active_policy();
-	__u64 now;
+	bool create = p->kind == KIND_NEW || VERDICT_REASON(verdict) == REASON_BLOCKED;
+	struct counts *mine = own_counts();
 
-	if (!p || !policy)
-		return ACTION_PASS;
-	now = clock_ns(policy);
+	if (mine && (p->kind == KIND_NEW || verdict & REFUSED))
+		note(mine, p, slot, SERVICE_IDS, now, verdict, create);
+	return with_action(verdict, slot, now);
+}
+
+/*
+ * What a list may hold, and what parse has refused or could not read, to its end. REASON_NONE: neither
+ * decides. Never the way of a packet of a flood, unless the lists hold its source.
+ */
+__noinline __u32 judge_closely(const struct packet *p, int verdict)
+{
+	__u32 slot = active_slot();
+	__u64 now = clock_ns(policy_at(slot));
+
+	if (!p)
+		return REASON_UNPARSED;
 	if (verdict == REASON_UNPARSED)
-		verdict = judge_unparsed(p, policy, now);
+		verdict = judge_unparsed(p, slot, now);
 	if (!verdict)
-		verdict = lists_judge(p, now);
+		verdict = lists_judge(p, slot, now);
+	return verdict ? conclude(p, slot, now, verdict) : REASON_NONE;
+}
+
+static __always_inline bool needs_close_look(const struct packet *p, int verdict)
+{
+	if (verdict)
+		return verdict & REFUSED || verdict == REASON_UNPARSED;
+	return lists_may_hold(&p->src);
+}
+
+/*
+ * The short way: what is neither listed nor refused nor for a limit needs no clock and no policy, only
+ * its counter. A new connection of a source that no list touches, as in a SYN flood, is judged without
+ * a call.
+ */
+static __always_inline __u32 judge(struct counts *mine, struct packet *p, __u32 verdict)
+{
+	__u32 slot;
+
+	if (needs_close_look(p, verdict))
+		verdict = judge_closely(p, verdict);
 	if (!verdict)
 		verdict = service_judge(p);
-	if (!verdict)
-		verdict = limits_judge(policy, &p->src, now);
-	return conclude(p, policy, now, verdict);
-}
-
-/* The short way: what is neither listed nor new nor refused only needs its counter. */
-static __always_inline int judge(const struct packet *p, int verdict)
-{
-	if (verdict) {
-		if (verdict & REFUSED || verdict == REASON_UNPARSED)
-			return judge_closely(p, verdict);
-		return finish(p, verdict, MODE_ENFORCE);
-	}
-	if (lists_may_hold(&p->src))
-		return judge_closely(p, verdict);
-	verdict = service_judge(p);
-	return verdict ? finish(p, verdict, MODE_ENFORCE) : judge_new(p);
+	if (verdict)
+		return verdict;
+	slot = active_slot();
+	return judge_service(mine, p, slot, clock_ns(policy_at(slot)));
 }

@@ -8,19 +8,18 @@
 #include <stddef.h>
 #include <linux/types.h>
 
-/* Frozen at load: this interface's slot of the counters, and whether frames have a link header. */
-volatile const __u32 interface_slot = 0;
-volatile const bool has_link_header = true;
-
 #include "abi.h"
+#include "frozen.h"
 #include "maps.h"
 #include "packet.h"
 #include "parse.h"
 #include "reread.h"
 #include "chain.h"
+#include "quic_recent.h"
 #include "lists.h"
 #include "service.h"
 #include "limits.h"
+#include "many.h"
 #include "decide.h"
 #include "account.h"
 #include "act.h"
@@ -37,34 +36,48 @@ const struct {
 	enum action action;
 	enum mode mode;
 	enum on_table_full on_table_full;
+	enum feature feature;
 	enum scope scope;
 	enum limit_kind limit_kind;
+	enum limit_per limit_per;
+	enum verdict verdict;
+	enum quic_key_word quic_key_word;
+	enum limit_flag limit_flag;
+	enum service_flag service_flag;
+	enum listen listen;
+	enum policy_text policy_text;
 	enum list_id list_id;
 	enum source_flag source_flag;
-} * names_for_go __attribute__((unused));
+} *const names_for_go __attribute__((unused)) = 0;
 
 SEC("xdp.frags")
 int synward_xdp(struct xdp_md *ctx)
 {
 	struct packet p = { .segments = 1, .bytes = bpf_xdp_get_buff_len(ctx) };
+	struct counts *mine = own_counts();
 	int verdict = parse_xdp(ctx, &p);
 
 	if (verdict == REASON_UNPARSED && p.bytes > ctx->data_end - ctx->data)
 		verdict = reread_xdp(ctx, &p);
 	if (!verdict && p.kind == KIND_CHAIN)
 		verdict = walk_chain_xdp(ctx, &p);
-	return act_xdp(judge(&p, verdict));
+	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
+		p.quic = quic_parse_xdp(ctx, &p, &mine->quic);
+	return mine ? act_xdp(ctx, mine, &p, judge(mine, &p, verdict)) : XDP_PASS;
 }
 
 SEC("tc")
 int synward_tc(struct __sk_buff *ctx)
 {
 	struct packet p = { .segments = ctx->gso_segs ?: 1, .bytes = ctx->len };
+	struct counts *mine = own_counts();
 	int verdict = has_link_header ? parse_skb(ctx, &p) : reread_skb(ctx, &p);
 
 	if (has_link_header && verdict == REASON_UNPARSED && p.bytes > ctx->data_end - ctx->data)
 		verdict = reread_skb(ctx, &p);
 	if (!verdict && p.kind == KIND_CHAIN)
 		verdict = walk_chain_skb(ctx, &p);
-	return act_tc(judge(&p, verdict));
+	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
+		p.quic = quic_parse_skb(ctx, &p, &mine->quic);
+	return mine ? act_tc(ctx, mine, &p, judge(mine, &p, verdict)) : TC_ACT_UNSPEC;
 }

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* The limits stage: a new connection against the limits of its service. */
+/*
+ * One limit against one packet: whether it applies, by which key it counts, what the packet costs, and
+ * what being over it means. Which limits a packet meets is journey's and many.h's.
+ */
 
 #include "hash.h"
 #include "meters.h"
 #include "packet.h"
+#include "service.h"
 
 static __always_inline void mask_addr(struct addr *to, const struct addr *from, __u32 mask4,
 				      const __u32 mask6[4])
@@ -27,57 +31,101 @@ static __always_inline __u64 words(__u32 first, __u32 second)
 	return (__u64)second << 32 | first;
 }
 
-static __always_inline __u64 hash_source(const struct limit *l, const struct addr *a)
+static __always_inline __u64 hash_addr(const struct limit *l, const struct addr *a, __u64 seed)
 {
 	if (a->family == 4)
-		return hash_ipv4(a->word[0] & l->mask4, l->key);
+		return hash_ipv4(a->word[0] & l->mask4, seed, control.hash);
 	return hash_ipv6(words(a->word[0] & l->mask6[0], a->word[1] & l->mask6[1]),
-			 words(a->word[2] & l->mask6[2], a->word[3] & l->mask6[3]), l->key);
+			 words(a->word[2] & l->mask6[2], a->word[3] & l->mask6[3]), seed,
+			 control.hash);
+}
+
+/* A destination beside a source counts whole, and begins where the source's hash ended: one key of two. */
+static __always_inline __u64 hash_whole(const struct addr *a, __u64 seed)
+{
+	if (a->family == 4)
+		return hash_ipv4(a->word[0], seed, control.hash);
+	return hash_ipv6(words(a->word[0], a->word[1]), words(a->word[2], a->word[3]), seed,
+			 control.hash);
+}
+
+static __always_inline __u64 hash_key(const struct limit *l, const struct packet *p)
+{
+	__u64 source;
+
+	if (l->per == PER_DESTINATION)
+		return hash_addr(l, &p->dst, l->seed);
+	source = hash_addr(l, &p->src, l->seed);
+	return l->per == PER_SOURCE ? source : hash_whole(&p->dst, source);
+}
+
+static __always_inline __u64 limit_cost(const struct limit *l, const struct packet *p)
+{
+	__u64 amount = l->kind == LIMIT_BYTES_IN ? p->bytes :
+		       l->kind == LIMIT_PACKETS	 ? p->segments :
+						   1;
+
+	return gcra_cost(amount, l->cost, l->cost_shift, l->capacity);
+}
+
+/* A verdict for another reason than being over, of the same limit. */
+static __always_inline __u32 verdict_of(const struct limit *l, __u32 reason)
+{
+	return reason | (l->id + 1) << VERDICT_LIMIT_SHIFT;
+}
+
+static __always_inline struct limit_state *own_state(const struct limit *l)
+{
+	return &tables.limit_states[l->id & (LIMIT_IDS - 1)];
 }
 
 /* Worst case: a CPU that loses both its tries is refused. */
 __noinline int aggregate_admits(const struct limit *limit, __u64 now)
 {
-	__u32 zero = 0;
-	struct aggregate *a = bpf_map_lookup_elem(&aggregates, &zero);
+	struct limit_state *state;
 
-	if (!limit || !a)
+	if (!limit)
 		return 0;
+	state = own_state(limit);
 	for (int try = 0; try < 2; try++) {
-		__u64 tat = *(volatile __u64 *)&a->tat_ns;
+		__u64 tat = *(volatile __u64 *)&state->aggregate_tat_ns;
 		__u64 next =
 			gcra_next(tat, now, limit->aggregate_cost_ns, limit->aggregate_capacity_ns);
 
 		if (!next)
 			return 0;
-		if (__sync_val_compare_and_swap(&a->tat_ns, tat, next) == tat)
+		if (__sync_val_compare_and_swap(&state->aggregate_tat_ns, tat, next) == tat)
 			return 1;
 	}
 	return 0;
 }
 
-static __always_inline int table_full(const struct policy *policy, __u64 now)
+static __always_inline __u32 table_full(const struct limit *limit, __u32 slot, __u64 now)
 {
-	if (policy->on_table_full == TABLE_FULL_PASS && aggregate_admits(&policy->limit, now))
-		return REASON_TABLE_FULL;
-	return REFUSE(REASON_TABLE_FULL);
+	if (policy_at(slot)->on_table_full == TABLE_FULL_PASS && aggregate_admits(limit, now))
+		return verdict_of(limit, REASON_TABLE_FULL);
+	return verdict_of(limit, REFUSE(REASON_TABLE_FULL));
 }
 
-static __always_inline int limits_judge(const struct policy *policy, const struct addr *source,
-					__u64 now)
+static __always_inline __u32 charged(int meter, const struct limit *limit, __u32 slot, __u64 now)
 {
-	const struct limit *limit = &policy->limit;
-
-	if (limit->kind == LIMIT_NONE)
-		return REASON_UNDER_LIMIT;
-	switch (meter_charge(limit, hash_source(limit, source), now)) {
+	switch (meter) {
 	case METER_ADMITTED:
 		return REASON_UNDER_LIMIT;
 	case METER_OVER:
-		return REFUSE(REASON_OVER_NEW);
+		return limit->over;
 	case METER_FULL:
-		return table_full(policy, now);
+		return table_full(limit, slot, now);
 	default:
-		return REFUSE(REASON_CONTENDED);
+		return verdict_of(limit, REFUSE(REASON_CONTENDED));
 	}
+}
+
+/* A new connection against the one plain limit of its service: no look before the charge. */
+static __always_inline __u32 limit_judge_plain(const struct limit *l, const struct packet *p,
+					       __u32 slot, __u64 now)
+{
+	__u64 hash = hash_addr(l, &p->src, l->seed);
+
+	return charged(meter_charge_inline(l, hash, now, l->cost), l, slot, now);
 }

@@ -19,54 +19,51 @@ struct {
 	__type(value, struct meta);
 } meta SEC(".maps");
 
-/* Written by Go: only the lowest byte of active ever differs, so no reader sees half a change. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct control);
-} control SEC(".maps");
-
-/* Written by Go, only slots that control does not name; read beside control. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, POLICY_SLOTS);
-	__type(key, __u32);
-	__type(value, struct policy);
-} policies SEC(".maps");
-
 /*
- * The meters: written by the limits stage (compare-and-swap), by `forget` and by the sweep. Never
- * full: a newcomer takes over the oldest slot of its bucket with what that slot owes.
+ * Written by Go through mmap, each word by one store; read by every packet. A data section and no
+ * array, so that a program has its address and needs no look-up. Pinned as `control`.
  */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, METER_BUCKETS_PER_REGION *METER_REGIONS);
-	__type(key, __u32);
-	__type(value, struct bucket);
-} meters SEC(".maps");
+struct control_words control SEC(".data.control") = {};
 
-/* Written by the limits stage where the table is full. One limit, so one entry. */
+/* See struct tables. In .bss, and the only thing in there; pinned as `tables`. */
+struct tables tables;
+
+/* Local addresses to services, and sources to the sets that they are in. Full: no policy is applied. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct scoped_key);
+	__type(value, __u64); /* as port_table.listen */
+} locals SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1048576);
+	__type(key, struct scoped_key);
+	__type(value, __u64); /* one bit a set */
+} sets SEC(".maps");
+
+/* Written by Go once, when the map is made: another secret forgets all that quic_recent knows. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct aggregate);
-} aggregates SEC(".maps");
+	__type(value, struct quic_secret);
+} quic_secrets SEC(".maps");
 
 /*
- * In front of the lists: a clear bit proves that no entry touches the address. Bits are set by Go
- * before the entry is inserted; a bit that stays set costs a lookup and nothing else.
+ * QUIC connections that were counted in the last ten seconds. Written by the programs, by
+ * compare-and-swap. Full: the oldest of a bucket goes, and what comes of its connection counts again.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, LIST_INDEX_WORDS);
+	__uint(max_entries, QUIC_BUCKETS);
 	__type(key, __u32);
-	__type(value, __u64);
-} list_index SEC(".maps");
+	__type(value, struct quic_bucket);
+} quic_recent SEC(".maps");
 
 /*
  * The lists: hosts and IPv6 /64s in a hash, every other prefix in a trie. Written by Go (the data
@@ -108,10 +105,25 @@ struct {
 /* Written by the account stage on its own CPU, summed by Go. Fixed size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_INTERFACES *COUNTERS_PER_INTERFACE);
+	__uint(max_entries, MAX_INTERFACES);
+	__type(key, __u32);
+	__type(value, struct counts);
+} counters SEC(".maps");
+
+/* The same by service, what it admitted, and by limit, what was over it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SERVICE_IDS);
 	__type(key, __u32);
 	__type(value, struct counter);
-} counters SEC(".maps");
+} service_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LIMIT_IDS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} limit_counters SEC(".maps");
 
 /*
  * The ledger of sources: written by the account stage, read by `sources`. Full: the least recently
@@ -124,13 +136,6 @@ struct {
 	__type(value, struct source);
 } sources SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct ledger_budget);
-} ledger_budget SEC(".maps");
-
 /* Written and read by Go only: which interface each slot of the counters belongs to. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -138,3 +143,20 @@ struct {
 	__type(key, __u32);
 	__type(value, struct interface);
 } interfaces SEC(".maps");
+
+/* Written and read by Go only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SERVICE_IDS);
+	__type(key, __u32);
+	__type(value, struct service_name);
+} service_names SEC(".maps");
+
+/* The last policies as they were applied, for `policy` and `rollback`. Full: no policy is applied. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct policy_text_key);
+	__type(value, struct policy_piece);
+} policy_texts SEC(".maps");

@@ -9,6 +9,7 @@ enum packet_kind {
 	KIND_OTHER, /* IP, but nothing that a service counts */
 	KIND_NEW, /* asks for a new connection */
 	KIND_ESTABLISHED, /* TCP that asks for none */
+	KIND_DATAGRAM, /* UDP, if some service takes it */
 	KIND_FRAGMENT, /* a later fragment: no ports, no flags */
 	KIND_CHAIN, /* IPv6 extension headers are still to be walked */
 };
@@ -26,10 +27,20 @@ struct packet {
 	__u8 kind;
 	__u8 proto; /* of the header at l4_offset */
 	__u8 first_fragment; /* of a packet of several: its headers must not be cut off */
-	__u8 pad;
+	__u8 quic; /* what a datagram would be to a QUIC service: enum quic_shape */
+	__u16 udp_bytes; /* what the UDP header says, itself included */
+	__u16 pad;
+};
+
+enum quic_shape {
+	QUIC_OTHER, /* asks for nothing */
+	QUIC_MAY_ASK,
+	QUIC_CUT, /* of a datagram that may ask, what has to be read is not in this packet */
 };
 
 /* A stage's answer: REASON_NONE goes on to the next stage, anything else ends the journey. */
-#define REFUSED 0x100
+#define REFUSED VERDICT_REFUSED
 #define REFUSE(reason) ((reason) | REFUSED)
 #define VERDICT_REASON(verdict) ((verdict)&0xff)
+#define VERDICT_ACTION(verdict) ((verdict) >> VERDICT_ACTION_SHIFT & 7)
+#define VERDICT_LIMIT(verdict) ((verdict) >> VERDICT_LIMIT_SHIFT)

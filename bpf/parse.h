@@ -14,6 +14,7 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 
+#include "frozen.h"
 #include "packet.h"
 
 #define ETH_P_SELF_TEST 0x88b5 /* IEEE 802 local experimental ethertype 1 */
@@ -41,6 +42,13 @@ struct tcp_header {
 	__be16 window;
 	__be16 check;
 	__be16 urgent;
+};
+
+struct udp_header {
+	__be16 sport;
+	__be16 dport;
+	__be16 length;
+	__be16 check;
 };
 
 struct cursor {
@@ -131,6 +139,20 @@ static __always_inline bool wants_tcp(const struct packet *p)
 	return p->kind == KIND_OTHER && p->proto == IPPROTO_TCP;
 }
 
+static __always_inline bool wants_udp(const struct packet *p)
+{
+	return features & FEATURE_UDP && p->kind == KIND_OTHER && p->proto == IPPROTO_UDP;
+}
+
+static __always_inline int parse_udp(const struct udp_header *udp, struct packet *p)
+{
+	p->sport = bpf_ntohs(udp->sport);
+	p->dport = bpf_ntohs(udp->dport);
+	p->udp_bytes = bpf_ntohs(udp->length);
+	p->kind = KIND_DATAGRAM;
+	return REASON_NONE;
+}
+
 /*
  * Length 0 means the rest of the buffer, as the kernel takes it where GRO has made more than 64 KiB
  * (BIG TCP) and behind an IPv6 hop-by-hop header without a jumbo option.
@@ -205,12 +227,24 @@ static __always_inline int ipv6_header(const struct ipv6hdr *ip, struct packet *
 	return REASON_NONE;
 }
 
+static __always_inline int parse_datagram(struct cursor *c, struct packet *p)
+{
+	struct udp_header *udp;
+
+	if (!wants_udp(p))
+		return REASON_NONE;
+	if (p->l4_bytes < sizeof(*udp))
+		return REASON_UNPARSED;
+	udp = take(c, sizeof(*udp));
+	return udp ? parse_udp(udp, p) : REASON_UNPARSED;
+}
+
 static __always_inline int parse_l4(struct cursor *c, struct packet *p)
 {
 	struct tcp_header *tcp;
 
 	if (!wants_tcp(p))
-		return REASON_NONE;
+		return parse_datagram(c, p);
 	if (p->l4_bytes < sizeof(*tcp))
 		return short_tcp(p);
 	tcp = take(c, sizeof(*tcp));

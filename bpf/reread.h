@@ -52,12 +52,23 @@ static __always_inline int reread_link(void *ctx, __u32 *offset, __be16 *proto, 
 	return REASON_NONE;
 }
 
-static __always_inline int reread_tcp(void *ctx, struct packet *p, load_fn load)
+static __always_inline int reread_udp(void *ctx, struct packet *p, load_fn load)
+{
+	struct udp_header udp;
+
+	if (!wants_udp(p))
+		return REASON_NONE;
+	if (p->l4_bytes < sizeof(udp) || load(ctx, p->l4_offset, &udp, sizeof(udp)))
+		return REASON_UNPARSED;
+	return parse_udp(&udp, p);
+}
+
+static __always_inline int reread_l4(void *ctx, struct packet *p, load_fn load)
 {
 	struct tcp_header tcp;
 
 	if (!wants_tcp(p))
-		return REASON_NONE;
+		return reread_udp(ctx, p, load);
 	if (p->l4_bytes < sizeof(tcp))
 		return short_tcp(p);
 	if (load(ctx, p->l4_offset, &tcp, sizeof(tcp)))
@@ -82,7 +93,7 @@ static __always_inline int reread_network(void *ctx, struct packet *p, __be16 pr
 	} else {
 		return other_network(proto);
 	}
-	return verdict ?: reread_tcp(ctx, p, load);
+	return verdict ?: reread_l4(ctx, p, load);
 }
 
 static __always_inline int reread(void *ctx, struct packet *p, load_fn load)

@@ -38,6 +38,14 @@ need_test_tools() {
 	command_of nsenter util-linux
 }
 
+# What the tests of SSH sessions run, which the guests of test-vm skip.
+need_ssh() {
+	command_of sshd openssh-server
+	command_of ssh openssh-client
+	command_of tmux tmux
+	command_of sudo sudo
+}
+
 need_clang() {
 	case $CLANG in
 	clang-[0-9]*)
@@ -78,6 +86,7 @@ need() {
 		need_go
 		need_cgo
 		need_test_tools
+		need_ssh
 		;;
 	generate)
 		need_go
@@ -109,6 +118,16 @@ need() {
 	esac
 }
 
+# Installing an SSH server would start it, now and at every boot, but the tests only need the program.
+mask_sshd() {
+	local unit
+	mkdir -p /etc/systemd/system
+	for unit in /etc/systemd/system/ssh.service /etc/systemd/system/ssh.socket; do
+		[ -e "$unit" ] || [ -L "$unit" ] || ln -s /dev/null "$unit"
+	done
+	echo "setup: the SSH server is not started; to have one: systemctl unmask ssh.service ssh.socket" >&2
+}
+
 install_missing() {
 	if ! command -v apt-get >/dev/null; then
 		echo "setup: there is no apt here; install what these Debian packages hold: ${missing[*]}" >&2
@@ -119,6 +138,9 @@ install_missing() {
 		exit 1
 	fi
 	echo "setup: installing ${missing[*]}" >&2
+	case " ${missing[*]} " in
+	*' openssh-server '*) mask_sshd ;;
+	esac
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get -qq -o Acquire::Retries=3 update ||
 		echo "setup: some package lists could not be read; trying with the rest" >&2

@@ -36,9 +36,10 @@ int floor_random(struct xdp_md *ctx)
 SEC("xdp.frags")
 int journey_random(struct xdp_md *ctx)
 {
+	struct counts *mine = own_counts();
 	struct packet p = {};
 	int verdict = parse_only(ctx, &p);
 
 	p.src.word[0] = bpf_get_prandom_u32();
-	return act_xdp(judge(&p, verdict));
+	return mine ? act_xdp(ctx, mine, &p, judge(mine, &p, verdict)) : XDP_PASS;
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "../abi.h"
+#include "../frozen.h"
 #include "../maps.h"
 #include "../meters.h"
 
@@ -49,13 +50,13 @@ struct {
 	__uint(max_entries, MAX_LIMITS);
 	__type(key, __u32);
 	__type(value, struct limit);
-} limits SEC(".maps");
+} step_limits SEC(".maps");
 
 /* The names of the verdicts, kept in the object's BTF for Go. */
-const enum meter_verdict *names_for_go __attribute__((unused));
+const enum meter_verdict *const names_for_go __attribute__((unused)) = 0;
 
 /* How many steps the whole crew has come to. */
-volatile __u64 arrived = 0;
+volatile __u64 arrived SEC(".data.arrived") = 0;
 
 struct spin {
 	__u64 until;
@@ -87,12 +88,12 @@ static long charge_step(__u32 index, void *ctx)
 	if (!step)
 		return 1;
 	which = step->limit;
-	limit = bpf_map_lookup_elem(&limits, &which);
+	limit = bpf_map_lookup_elem(&step_limits, &which);
 	if (!limit)
 		return 1;
 	if (job->crew > 1)
 		meet(index, job->crew);
-	step->verdict = meter_charge(limit, step->hash, step->now_ns);
+	step->verdict = meter_charge_inline(limit, step->hash, step->now_ns, limit->cost);
 	return 0;
 }
 

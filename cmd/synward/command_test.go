@@ -48,7 +48,7 @@ func TestAttach(t *testing.T) {
 	f.result.Refused, f.result.Warnings, f.result.Unchanged = nil, nil, true
 	expect(t, runWith(t, f, "attach", "eth0", "--mode", "tc"), exitOK,
 		"eth0: already attached, nothing changed: TC (ingress)",
-		"no limit: new connections are counted, none is refused")
+		"limit: 50/s per source, burst 100 (at most 150 in any second)")
 	if f.opts.Mode != datapath.ModeTC || f.opts.Limit != nil {
 		t.Errorf("attached with %+v", f.opts)
 	}
@@ -56,7 +56,7 @@ func TestAttach(t *testing.T) {
 	f.result.Interface.Armed, f.result.Interface.Why = false, "the self test failed"
 	expect(t, runWith(t, f, "attach", "eth0"), exitPartly,
 		"eth0: attached again after its link was lost: TC (ingress)",
-		"no limit: new connections are counted, none is refused",
+		"limit: 50/s per source, burst 100 (at most 150 in any second)",
 		"eth0 is not armed: the self test failed")
 }
 
@@ -111,18 +111,21 @@ func TestLimit(t *testing.T) {
 	f := newFake()
 	const some, none = "limit: 50/s per source, burst ", "no limit: new connections are counted, none is refused"
 	expect(t, runWith(t, f, "limit", "default", "--burst", "5"), exitUsage,
-		"synward: invalid burst 5: no limit is in force whose rate it could keep; give --new RATE too")
+		"synward: invalid burst 5: service default has no limit of new connections per source whose rate it could keep; "+
+			"give --new RATE too")
+	expect(t, runWith(t, f, "limit", "web", "--burst", "5"), exitUsage,
+		`synward: there is no service "web"; the only one is default`)
 	expect(t, runWith(t, f, "limit", "default", "--new", "50/s"), exitOK, some+"50 (at most 100 in any second)")
 	expect(t, runWith(t, f, "limit", "default", "--burst", "5"), exitOK, some+"5 (at most 55 in any second)")
 	expect(t, runWith(t, f, "limit", "default", "--burst", "5"), exitOK,
 		"already so, nothing changed", some+"5 (at most 55 in any second)")
 	expect(t, runWith(t, f, "limit", "default", "--burst", "0"), exitUsage,
 		"synward: invalid burst 0: it would refuse every new connection; use at least 1")
-	if f.changes != 2 || *f.policy.Limit != *rate50(5) {
-		t.Errorf("after %d changes the limit is %v", f.changes, f.policy.Limit)
+	if f.changes != 2 || !f.policy.Policy.Equal(policy.Default(rate50(5))) {
+		t.Errorf("after %d changes the policy is\n%s", f.changes, f.policy.Policy.YAML())
 	}
 	for _, word := range []string{"off", "none"} {
-		f.policy.Limit = rate50(5)
+		f.policy.Policy = policy.Default(rate50(5))
 		expect(t, runWith(t, f, "limit", "default", "--new", word), exitOK, none)
 		expect(t, runWith(t, f, "limit", "default", "--new", word), exitOK, "already so, nothing changed", none)
 	}
@@ -149,7 +152,7 @@ func TestBlockAdd(t *testing.T) {
 	if f.changes != 1 {
 		t.Errorf("bad input made a change")
 	}
-	f.verdict = datapath.Verdict{Reason: "allowed", Entry: &datapath.Entry{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+	f.lists[datapath.Allow] = []datapath.Entry{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
 	expect(t, runWith(t, f, "block", "add", "10.1.1.1", "--pin-dir", "/bpf/two"), exitOK,
 		"10.1.1.1: on the block list, expires never",
 		"note: 10.1.1.1 is on the allow list by 10.0.0.0/8, and allow wins; to change that: "+
@@ -163,7 +166,7 @@ func TestRemoveWhatIsAbsentIsSuccess(t *testing.T) {
 	expect(t, runWith(t, f, "allow", "rm", "10.0.0.0/8", "10.0.0.0/9"), exitOK,
 		"1 of 2 prefixes: off the allow list; the others were not on it")
 	expect(t, runWith(t, f, "allow", "rm", "10.0.0.0/8"), exitOK, "10.0.0.0/8: not on the allow list, nothing changed")
-	f.verdict = datapath.Verdict{Reason: "allowed", Entry: &datapath.Entry{Prefix: netip.MustParsePrefix("192.0.2.0/24")}}
+	f.lists[datapath.Allow] = append(f.lists[datapath.Allow], datapath.Entry{Prefix: netip.MustParsePrefix("192.0.2.0/24")})
 	expect(t, runWith(t, f, "allow", "rm", "192.0.2.1"), exitOK,
 		"192.0.2.1: off the allow list",
 		"note: 192.0.2.1 is still allowed by 192.0.2.0/24; to change that: synward allow rm 192.0.2.0/24")
@@ -216,10 +219,27 @@ func TestSources(t *testing.T) {
 
 func TestCheckAndForget(t *testing.T) {
 	f := newFake()
-	f.policy.Limit = rate50(100)
-	f.verdict = datapath.Verdict{Verdict: "pass", Reason: "under_limit", Left: 3}
-	expect(t, runWith(t, f, "check", "192.0.2.1", "--port", "443"), exitOK)
-	f.verdict = datapath.Verdict{Verdict: "drop", Reason: "over_new", Until: noon().Add(time.Second)}
+	f.policy.Policy = policy.Default(rate50(100))
+	limit := &f.policy.Policy.Services[0].Limits[0]
+	f.verdict = datapath.Verdict{Verdict: "pass", Reason: "under_limit", Left: 3, Limit: limit}
+	for port, want := range map[string]netip.AddrPort{
+		"443": netip.AddrPortFrom(netip.Addr{}, 443), "10.0.0.1:443": netip.MustParseAddrPort("10.0.0.1:443"),
+		"[::ffff:10.0.0.1]:443": netip.MustParseAddrPort("10.0.0.1:443"),
+	} {
+		expect(t, runWith(t, f, "check", "192.0.2.1", "--port", port), exitOK)
+		if f.local != want {
+			t.Errorf("--port %s checks %v", port, f.local)
+		}
+	}
+	for port, want := range map[string]string{
+		"0": "there is no port 0; use 1 to 65535", "65536": "there is no port 65536; use 1 to 65535",
+		"https":     `invalid port "https": write it as in 443, 203.0.113.10:443 or [2001:db8::10]:443`,
+		"fe80::1":   `invalid port "fe80::1": write it as in 443, 203.0.113.10:443 or [2001:db8::10]:443`,
+		"[::1]:443": "192.0.2.1 cannot connect to ::1: one is IPv4 and one IPv6",
+	} {
+		expect(t, runWith(t, f, "check", "192.0.2.1", "--port", port), exitUsage, "synward: "+want)
+	}
+	f.verdict = datapath.Verdict{Verdict: "drop", Reason: "over_new", Until: noon().Add(time.Second), Limit: limit}
 	for _, format := range []string{"text", "json"} {
 		got := runIn(t, f, func(*env) {}, "--pin-dir", "/bpf/two", "check", "192.0.2.1", "-o", format)
 		expect(t, got, exitOver)
@@ -261,7 +281,8 @@ func TestDoctor(t *testing.T) {
 func TestNotRoot(t *testing.T) {
 	user := func(e *env) { e.euid = 1000 }
 	for _, line := range []string{
-		"", "attach eth0", "detach eth0", "detach --all", "status", "limit default --new 5/s", "allow add 10.0.0.0/8",
+		"", "attach eth0", "detach eth0", "detach --all", "status", "limit default --new 5/s", "apply -f x",
+		"confirm", "rollback", "policy", "services", "allow add 10.0.0.0/8",
 		"allow list", "block add 10.0.0.0/8", "block rm 10.0.0.0/8", "block list", "sources", "forget 10.0.0.1",
 		"check 10.0.0.1", "stats", "doctor",
 	} {

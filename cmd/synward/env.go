@@ -21,6 +21,7 @@ const pinDirVariable = "SYNWARD_PIN_DIR"
 
 // env is all that a command takes from its surroundings, so that each can be run inside a test.
 type env struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	now            func() time.Time
 	// tick sends after every d until stop is called.
@@ -36,7 +37,7 @@ type env struct {
 
 func newEnv() *env {
 	return &env{
-		stdout: os.Stdout, stderr: os.Stderr, now: time.Now, tick: ticker, getenv: os.Getenv,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now, tick: ticker, getenv: os.Getenv,
 		euid: os.Geteuid(), kernel: linux{},
 	}
 }
@@ -46,7 +47,8 @@ func ticker(d time.Duration) (<-chan time.Time, func()) {
 	return t.C, t.Stop
 }
 
-// run runs one command and returns its exit code. What went wrong is one line on stderr.
+// run runs one command and returns its exit code. What went wrong is one line on stderr, or for a policy
+// file the line of the file with it.
 func run(args []string, e *env) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

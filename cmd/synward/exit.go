@@ -55,10 +55,15 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// oneLine is the text of an error with its lines joined; empty if there is nothing to say.
+// oneLine is the text of an error with its lines joined; empty if there is nothing to say. What is wrong in a
+// policy file stays as it is: it shows the place under the line.
 func oneLine(err error) string {
 	if err == nil {
 		return ""
+	}
+	var inFile *policy.Error
+	if errors.As(err, &inFile) {
+		return err.Error()
 	}
 	var parts []string
 	for line := range strings.Lines(err.Error()) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,10 +19,15 @@ import (
 type fake struct {
 	attached   []datapath.Interface
 	policy     datapath.Policy
+	kept       []datapath.Applied // but for the one in force
+	services   []datapath.ServiceState
+	operators  []datapath.Operator
+	operErr    error
 	totals     []datapath.Total
 	sources    []datapath.Source
 	lists      map[datapath.List][]datapath.Entry
 	verdict    datapath.Verdict
+	local      netip.AddrPort // that was checked
 	findings   []datapath.Finding
 	result     *datapath.AttachResult
 	err        error
@@ -36,7 +42,7 @@ func newFake() *fake {
 		attached: []datapath.Interface{{
 			Name: "eth0", Mode: datapath.ModeNative, Armed: true, Traffic: datapath.TrafficFlowing,
 		}},
-		policy: datapath.Policy{Generation: 1, Mode: "enforce"},
+		policy: datapath.Policy{Generation: 1, Mode: "enforce", Policy: policy.Default(nil)},
 		lists:  map[datapath.List][]datapath.Entry{},
 	}
 }
@@ -46,9 +52,16 @@ func (f *fake) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, erro
 	if f.err != nil {
 		return nil, f.err
 	}
-	f.policy.Limit = opts.Limit
+	if opts.Policy != nil {
+		f.policy.Policy = opts.Policy
+	}
+	if opts.Limit != nil {
+		f.policy.Policy = policy.Default(opts.Limit)
+	}
 	return f.result, nil
 }
+
+func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.operErr }
 
 func (f *fake) Detach(_, ifname string) (bool, error) {
 	return slices.ContainsFunc(f.attached, func(i datapath.Interface) bool { return i.Name == ifname }), f.err
@@ -97,11 +110,47 @@ func (f *fake) Totals() ([]datapath.Total, error) {
 	return slices.Clone(f.totals), nil
 }
 
-func (f *fake) SetLimit(limit *policy.NewLimit) error {
+func (f *fake) Apply(o datapath.ApplyOptions) error {
+	if p := f.policy.Pending; p != nil {
+		return fmt.Errorf("a policy that %s applied waits: %w", p.By, datapath.ErrRefused)
+	}
 	f.changes++
-	f.policy.Limit = limit
+	before := f.inForce()
+	f.kept = append([]datapath.Applied{before}, f.kept...)
+	f.policy = datapath.Policy{Generation: before.Generation + 1, Mode: string(o.Policy.Mode), Policy: o.Policy}
+	if o.Confirm > 0 {
+		f.policy.Pending = &datapath.Pending{By: o.By, Left: o.Confirm, Fallback: before.Generation}
+	}
 	return nil
 }
+
+func (f *fake) inForce() datapath.Applied {
+	return datapath.Applied{Generation: f.policy.Generation, At: noon().Add(-time.Minute), By: "ann", Policy: f.policy.Policy}
+}
+
+func (f *fake) Confirm() (bool, error) {
+	found := f.policy.Pending != nil
+	f.policy.Pending = nil
+	for i := range f.attached {
+		found = found || f.attached[i].Unconfirmed
+		f.attached[i].Unconfirmed = false
+	}
+	return found, nil
+}
+
+func (f *fake) Kept() ([]datapath.Applied, error) {
+	return append([]datapath.Applied{f.inForce()}, f.kept...), nil
+}
+
+func (f *fake) Rollback(n int, by string) (*policy.Policy, error) {
+	if n > len(f.kept) {
+		return nil, fmt.Errorf("%w: there are only %d", datapath.ErrInvalid, len(f.kept))
+	}
+	f.policy.Pending = nil
+	return f.kept[n-1].Policy, f.Apply(datapath.ApplyOptions{Policy: f.kept[n-1].Policy, By: by})
+}
+
+func (f *fake) Services() ([]datapath.ServiceState, error) { return f.services, nil }
 
 func (f *fake) Entries(l datapath.List) ([]datapath.Entry, error) { return f.lists[l], nil }
 
@@ -113,7 +162,9 @@ func (f *fake) Add(l datapath.List, entries []datapath.Entry) error {
 
 func (f *fake) Remove(l datapath.List, prefixes []netip.Prefix) (int, error) {
 	before := len(f.lists[l])
-	f.lists[l] = slices.DeleteFunc(f.lists[l], func(e datapath.Entry) bool { return slices.Contains(prefixes, e.Prefix) })
+	f.lists[l] = slices.DeleteFunc(f.lists[l], func(e datapath.Entry) bool {
+		return slices.Contains(prefixes, e.Prefix) && e.Origin != originPolicy
+	})
 	return before - len(f.lists[l]), nil
 }
 
@@ -122,7 +173,32 @@ func (f *fake) Forget(addr netip.Addr) error {
 	return nil
 }
 
-func (f *fake) Check(netip.Addr) (datapath.Verdict, error) { return f.verdict, nil }
+func (f *fake) CheckAt(_ netip.Addr, local netip.AddrPort) (datapath.Verdict, error) {
+	f.local = local
+	return f.verdict, nil
+}
+
+// Covering finds the longest entry; so does OperatorEntry, of those that no policy names.
+func (f *fake) Covering(l datapath.List, addr netip.Addr) (*datapath.Entry, error) {
+	return f.longest(l, func(e datapath.Entry) bool { return e.Prefix.Contains(addr) }), nil
+}
+
+func (f *fake) OperatorEntry(l datapath.List, addr netip.Addr) (*datapath.Entry, error) {
+	return f.longest(l, func(e datapath.Entry) bool { return e.Prefix.Contains(addr) && e.Origin != originPolicy }), nil
+}
+
+func (f *fake) Listed(l datapath.List, p netip.Prefix) (*datapath.Entry, error) {
+	return f.longest(l, func(e datapath.Entry) bool { return e.Prefix == p }), nil
+}
+
+func (f *fake) longest(l datapath.List, want func(datapath.Entry) bool) (found *datapath.Entry) {
+	for i, e := range f.lists[l] {
+		if want(e) && (found == nil || e.Prefix.Bits() > found.Prefix.Bits()) {
+			found = &f.lists[l][i]
+		}
+	}
+	return found
+}
 
 // outcome is what a command left behind.
 type outcome struct {
@@ -145,7 +221,7 @@ func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
 	ticks := make(chan time.Time)
 	close(ticks)
 	e := &env{
-		stdout: &stdout, stderr: &stderr, kernel: f,
+		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, kernel: f,
 		// Between two looks at the clock there is a second.
 		now: func() time.Time {
 			defer func() { clock = clock.Add(time.Second) }()

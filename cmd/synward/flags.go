@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -63,6 +64,28 @@ const (
 // outputFlag adds -o.
 func outputFlag(cmd *cobra.Command, value *format, allowed ...format) {
 	choiceFlag(cmd.Flags(), value, "output", "o", "write as", allowed...)
+}
+
+// confirmFlag is --confirm.
+type confirmFlag struct{ text string }
+
+// minConfirm is the shortest time to confirm in; the data path counts in seconds.
+const minConfirm = time.Second
+
+func (c *confirmFlag) add(flags *pflag.FlagSet, usage string) {
+	flags.StringVar(&c.text, "confirm", "", usage)
+}
+
+// parse returns zero if the flag was not given.
+func (c confirmFlag) parse() (time.Duration, error) {
+	if c.text == "" {
+		return 0, nil
+	}
+	d, err := policy.ParseDuration(c.text)
+	if err == nil && d < minConfirm {
+		err = usagef("--confirm %s is too short; use at least %s", c.text, minConfirm)
+	}
+	return d, err
 }
 
 // limitFlags are --new and --burst.

@@ -17,6 +17,7 @@ type kernel interface {
 	Doctor(pinDir, ifname string) []datapath.Finding
 	Open(pinDir string) (instance, error)
 	OpenForChange(pinDir string) (instance, error)
+	Operators() ([]datapath.Operator, error)
 }
 
 // instance is the part of datapath.Instance that commands use.
@@ -24,14 +25,21 @@ type instance interface {
 	Close() error
 	Interfaces() ([]datapath.Interface, error)
 	Policy() (datapath.Policy, error)
+	Apply(o datapath.ApplyOptions) error
+	Confirm() (found bool, err error)
+	Rollback(n int, by string) (*policy.Policy, error)
+	Kept() ([]datapath.Applied, error)
+	Services() ([]datapath.ServiceState, error)
 	Totals() ([]datapath.Total, error)
-	SetLimit(limit *policy.NewLimit) error
 	Sources() ([]datapath.Source, error)
 	Entries(list datapath.List) ([]datapath.Entry, error)
 	Add(list datapath.List, entries []datapath.Entry) error
 	Remove(list datapath.List, prefixes []netip.Prefix) (removed int, err error)
 	Forget(addr netip.Addr) error
-	Check(addr netip.Addr) (datapath.Verdict, error)
+	CheckAt(addr netip.Addr, local netip.AddrPort) (datapath.Verdict, error)
+	Covering(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
+	Listed(list datapath.List, prefix netip.Prefix) (*datapath.Entry, error)
+	OperatorEntry(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
 }
 
 // linux is the kernel that this process runs on.
@@ -46,6 +54,7 @@ func (linux) DetachAll(pinDir string) ([]string, error)    { return datapath.Det
 func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }
 func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
 func (linux) OpenForChange(dir string) (instance, error)   { return opened(datapath.OpenForChange(dir)) }
+func (linux) Operators() ([]datapath.Operator, error)      { return datapath.Operators() }
 
 // opened keeps a nil pointer from becoming an instance that is not nil.
 func opened(i *datapath.Instance, err error) (instance, error) {

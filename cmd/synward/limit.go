@@ -3,34 +3,41 @@
 package main
 
 import (
-	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
-	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/policy"
+	"github.com/synward/synward/pkg/report"
 )
 
+type changeFlags struct {
+	limit limitFlags
+	force bool
+}
+
 func newLimitCmd(e *env) *cobra.Command {
-	var f limitFlags
+	var f changeFlags
 	cmd := &cobra.Command{
 		Use:   "limit SERVICE",
 		Short: "Change the limit of a service while it runs",
-		Long: "Change the limit of a service in one step: no packet passes between the old and the new one.\n" +
-			"There is one service without a policy file: default, all TCP ports.",
-		Example: "  synward limit default --new 100/s --burst 200\n  synward limit default --burst 50\n" +
-			"  synward limit default --new off",
-		Args: oneArg("a service"),
-		ValidArgsFunction: cobra.FixedCompletions([]string{datapath.DefaultService},
-			cobra.ShellCompDirectiveNoFileComp),
-		RunE: e.asRoot(func(cmd *cobra.Command, args []string) error { return runLimit(e, cmd, args[0], f) }),
+		Long: "Change the limit of new connections per source of a service, the first if it has several, in one step: no\n" +
+			"packet passes between the old and the new one. The rest of the policy stays. Without a policy file there is\n" +
+			"one service: default, all TCP ports.\n\n" +
+			"A limit that would lock out somebody who is logged in by SSH is refused (exit code 5).",
+		Example: "  synward limit default --new 100/s --burst 200\n  synward limit web --burst 50\n" +
+			"  synward limit web --new off",
+		Args:              oneArg("a service"),
+		ValidArgsFunction: completeServices(e),
+		RunE:              e.asRoot(func(cmd *cobra.Command, args []string) error { return runLimit(e, cmd, args[0], f) }),
 	}
-	f.add(cmd.Flags(), "`RATE` of new connections of one source, as in 50/s, 3/min or 2k/h; off takes the limit away")
+	f.limit.add(cmd.Flags(), "`RATE` of new connections of one source, as in 50/s, 3/min or 2k/h; off takes the limit away")
+	forceFlag(cmd, &f.force)
 	return cmd
 }
 
-func runLimit(e *env, cmd *cobra.Command, service string, f limitFlags) error {
-	change, err := f.change(cmd, service)
+func runLimit(e *env, cmd *cobra.Command, service string, f changeFlags) error {
+	change, err := f.limit.change(cmd)
 	if err != nil {
 		return err
 	}
@@ -39,53 +46,56 @@ func runLimit(e *env, cmd *cobra.Command, service string, f limitFlags) error {
 		if err != nil {
 			return err
 		}
-		after, err := change(before.Limit)
+		if err := knownService(before.Policy, service); err != nil {
+			return err
+		}
+		next, err := policy.WithLimit(before.Policy, service, change)
 		if err != nil {
 			return err
 		}
-		if same(before.Limit, after) {
-			e.say("already so, nothing changed")
-		} else if err := i.SetLimit(after); err != nil {
+		_, changed, err := applyPolicy(e, i, next, 0, f.force)
+		if err != nil {
 			return err
+		}
+		if _, alone := report.OnlyLimit(next); changed && !alone {
+			tellChanges(e, before.Policy, next)
 		}
 		return tellPolicy(e, i)
 	})
 }
 
-// change turns the flags into the step from the limit in force to the next. All that can be found
-// wrong without looking at what is in force is found here.
-func (l limitFlags) change(cmd *cobra.Command, service string) (func(*policy.NewLimit) (*policy.NewLimit, error), error) {
+// knownService refuses the name of another service than the only one that there is; where there are more,
+// package policy names them.
+func knownService(p *policy.Policy, name string) error {
+	if len(p.Services) != 1 || slices.ContainsFunc(p.Services, func(s policy.Service) bool { return s.Name == name }) {
+		return nil
+	}
+	return usagef("there is no service %q; the only one is %s", name, p.Services[0].Name)
+}
+
+// change turns the flags into a change. All that can be found wrong without looking at what is in force is
+// found here.
+func (l limitFlags) change(cmd *cobra.Command) (policy.LimitChange, error) {
 	flags := cmd.Flags()
 	switch {
-	case service != datapath.DefaultService:
-		return nil, usagef("there is no service %q; the only one is %s", service, datapath.DefaultService)
 	case !flags.Changed("new") && !flags.Changed("burst"):
-		return nil, usagef("nothing to change: give --new RATE, --burst N or --new off")
+		return policy.LimitChange{}, usagef("nothing to change: give --new RATE, --burst N or --new off")
 	case flags.Changed("new") && (l.rate == "off" || l.rate == "none"):
 		if flags.Changed("burst") {
-			return nil, usagef("--new %s takes the limit away; leave out --burst", l.rate)
+			return policy.LimitChange{}, usagef("--new %s takes the limit away; leave out --burst", l.rate)
 		}
-		return func(*policy.NewLimit) (*policy.NewLimit, error) { return nil, nil }, nil
-	case flags.Changed("new"):
+		return policy.LimitChange{NewOff: true}, nil
+	}
+	var change policy.LimitChange
+	if flags.Changed("burst") {
+		change.Burst = &l.burst
+	}
+	if flags.Changed("new") {
 		limit, err := l.parse(flags)
-		return func(*policy.NewLimit) (*policy.NewLimit, error) { return limit, nil }, err
+		if err != nil {
+			return policy.LimitChange{}, err
+		}
+		change.New = &limit.Rate
 	}
-	return l.onlyBurst, nil
-}
-
-// onlyBurst keeps the rate that is in force.
-func (l limitFlags) onlyBurst(before *policy.NewLimit) (*policy.NewLimit, error) {
-	if before == nil {
-		return nil, fmt.Errorf("%w burst %d: no limit is in force whose rate it could keep; give --new RATE too",
-			policy.ErrInvalid, l.burst)
-	}
-	after := policy.NewLimit{Rate: before.Rate, Burst: l.burst}
-	return &after, after.Validate()
-}
-
-func same(a, b *policy.NewLimit) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
+	return change, nil
 }

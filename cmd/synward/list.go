@@ -21,6 +21,9 @@ const maxReason = 63
 // no more.
 const maxNotes = 100
 
+// originPolicy is the origin of the entries that the policy in force names.
+const originPolicy = "policy"
+
 // list is what allow and block have in common.
 type list struct {
 	*env
@@ -33,6 +36,7 @@ type addFlags struct {
 	forHowLong string
 	reason     string
 	scope      datapath.Scope
+	force      bool
 }
 
 func (l list) command(short string) *cobra.Command {
@@ -58,9 +62,12 @@ func (l list) addCommand() *cobra.Command {
 	var f addFlags
 	cmd := &cobra.Command{
 		Use: "add PREFIX...", Short: "Put addresses or prefixes on the " + l.title,
-		Long: "Put addresses or prefixes on the " + l.title + ". What is on it already is replaced.",
-		Args: someArgs("a prefix"),
-		RunE: l.asRoot(func(_ *cobra.Command, args []string) error { return l.add(args, f) }),
+		Long: "Put addresses or prefixes on the " + l.title + ". What is on it already is replaced. What the policy\n" +
+			"names stays as the policy says." + map[datapath.List]string{datapath.Block: "\n\n" +
+			"A block of somebody who is logged in by SSH is refused (exit code 5)."}[l.id],
+		Example: "  synward " + l.name + " add 192.0.2.1 2001:db8::/48 --for 10m --reason 'ticket 17'",
+		Args:    someArgs("a prefix"),
+		RunE:    l.asRoot(func(_ *cobra.Command, args []string) error { return l.add(args, f) }),
 	}
 	cmd.Flags().StringVar(&f.forHowLong, "for", "", "`TIME` after which it ends by itself, as in 10m, 12h or 7d (default: never)")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "`TEXT` to keep with it")
@@ -68,6 +75,7 @@ func (l list) addCommand() *cobra.Command {
 	if l.id == datapath.Block {
 		choiceFlag(cmd.Flags(), &f.scope, "scope", "", "packets to drop, new connections or all",
 			datapath.ScopeAll, datapath.ScopeNew)
+		forceFlag(cmd, &f.force)
 	}
 	return cmd
 }
@@ -87,6 +95,11 @@ func (l list) add(args []string, f addFlags) error {
 		entries[i].Prefix = p
 	}
 	return l.change(func(i instance) error {
+		if l.id == datapath.Block && !f.force {
+			if err := l.guardBlock(i, prefixes); err != nil {
+				return err
+			}
+		}
 		if err := i.Add(l.id, entries); err != nil {
 			return err
 		}
@@ -121,45 +134,73 @@ func (l list) entry(f addFlags) (datapath.Entry, error) {
 
 // noteAllowed says which of the blocked prefixes pass all the same, since allow wins over block.
 func (l list) noteAllowed(i instance, prefixes []netip.Prefix) error {
-	return l.checkEach(i, prefixes, func(p netip.Prefix, v datapath.Verdict) {
-		if v.Reason == "allowed" {
-			l.say("note: %s is on the allow list by %s, and allow wins; to change that: %s allow rm %[2]s",
-				policy.FormatPrefix(p), policy.FormatPrefix(v.Entry.Prefix), l.program())
-		}
-	})
-}
-
-// checkEach looks at the verdict of the first address of each prefix that a list entry decides.
-func (l list) checkEach(i instance, prefixes []netip.Prefix, f func(netip.Prefix, datapath.Verdict)) error {
 	for _, p := range prefixes[:min(len(prefixes), maxNotes)] {
-		verdict, err := i.Check(p.Addr())
+		by, err := i.Covering(datapath.Allow, p.Addr())
 		if err != nil {
 			return err
 		}
-		if verdict.Entry != nil {
-			f(p, verdict)
+		if by != nil {
+			l.say("note: %s is on the allow list by %s, and allow wins; to change that: %s",
+				policy.FormatPrefix(p), inWords(*by), l.wayOff("allow", *by))
 		}
 	}
 	return nil
 }
 
-func (l list) rmCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm PREFIX...", Short: "Take addresses or prefixes off the " + l.title,
-		Args: someArgs("a prefix"),
-		RunE: l.asRoot(func(_ *cobra.Command, args []string) error { return l.rm(args) }),
+// inWords names an entry with its origin, if that is the policy.
+func inWords(e datapath.Entry) string {
+	if e.Origin == originPolicy {
+		return policy.FormatPrefix(e.Prefix) + " of the policy"
 	}
+	return policy.FormatPrefix(e.Prefix)
 }
 
-func (l list) rm(args []string) error {
+// wayOff is how an entry is taken off a list.
+func (l list) wayOff(list string, e datapath.Entry) string {
+	if e.Origin == originPolicy {
+		return "apply a policy without it"
+	}
+	return fmt.Sprintf("%s %s rm %s", l.program(), list, policy.FormatPrefix(e.Prefix))
+}
+
+func (l list) rmCommand() *cobra.Command {
+	force := false
+	cmd := &cobra.Command{
+		Use: "rm PREFIX...", Short: "Take addresses or prefixes off the " + l.title,
+		Long: "Take addresses or prefixes off the " + l.title + ". What the policy names stays until a policy without it is\n" +
+			"applied: exit code 1." + map[datapath.List]string{datapath.Allow: "\n\n" +
+			"An entry that keeps somebody who is logged in by SSH from being locked out is not taken off (exit code 5)."}[l.id],
+		Example: "  synward " + l.name + " rm 192.0.2.1 2001:db8::/48",
+		Args:    someArgs("a prefix"),
+		RunE:    l.asRoot(func(_ *cobra.Command, args []string) error { return l.rm(args, force) }),
+	}
+	if l.id == datapath.Allow {
+		forceFlag(cmd, &force)
+	}
+	return cmd
+}
+
+func (l list) rm(args []string, force bool) error {
 	prefixes, err := parsePrefixes(args)
 	if err != nil {
 		return err
 	}
 	return l.change(func(i instance) error {
+		if l.id == datapath.Allow && !force {
+			if err := l.guardDisallow(i, prefixes); err != nil {
+				return err
+			}
+		}
 		removed, err := i.Remove(l.id, prefixes)
 		if err != nil {
 			return err
+		}
+		stay, err := l.ofPolicy(i, prefixes)
+		if err != nil {
+			return err
+		}
+		if len(stay) > 0 {
+			return l.staysByPolicy(stay, prefixes, removed)
 		}
 		switch {
 		case removed == 0:
@@ -173,15 +214,52 @@ func (l list) rm(args []string) error {
 	})
 }
 
+// ofPolicy are those of the prefixes that the policy in force names.
+func (l list) ofPolicy(i instance, prefixes []netip.Prefix) (named []netip.Prefix, err error) {
+	for _, p := range prefixes {
+		e, err := i.Listed(l.id, p)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil && e.Origin == originPolicy {
+			named = append(named, p)
+		}
+	}
+	return named, nil
+}
+
+// staysByPolicy is the error of a command that could not do all it was asked for.
+func (l list) staysByPolicy(stay, asked []netip.Prefix, removed int) error {
+	if removed > 0 {
+		l.say("%d of %d prefixes: what was added by hand is off the %s", removed, len(asked), l.title)
+	}
+	is, it := "is", "it"
+	if len(stay) > 1 {
+		is, it = "are", "them"
+	}
+	return fmt.Errorf("%s %s on the %s by the policy in force; to change that, apply a policy without %s", subject(stay), is, l.title, it)
+}
+
 // noteCovered says which of the removed prefixes a wider entry of the same list still covers.
 func (l list) noteCovered(i instance, prefixes []netip.Prefix) error {
 	reason := map[datapath.List]string{datapath.Allow: "allowed", datapath.Block: "blocked"}[l.id]
-	return l.checkEach(i, prefixes, func(p netip.Prefix, v datapath.Verdict) {
-		if v.Reason == reason && v.Entry.Prefix.Bits() < p.Bits() {
-			l.say("note: %s is still %s by %s; to change that: %s %s rm %[3]s",
-				policy.FormatPrefix(p), reason, policy.FormatPrefix(v.Entry.Prefix), l.program(), l.name)
+	for _, p := range prefixes[:min(len(prefixes), maxNotes)] {
+		by, err := i.Covering(l.id, p.Addr())
+		if err != nil {
+			return err
 		}
-	})
+		if by == nil || by.Prefix.Bits() >= p.Bits() {
+			continue
+		}
+		allowed, err := i.Covering(datapath.Allow, p.Addr())
+		if err != nil {
+			return err
+		}
+		if l.id == datapath.Allow || allowed == nil {
+			l.say("note: %s is still %s by %s; to change that: %s", policy.FormatPrefix(p), reason, inWords(*by), l.wayOff(l.name, *by))
+		}
+	}
+	return nil
 }
 
 func (l list) listCommand() *cobra.Command {

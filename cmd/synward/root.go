@@ -27,8 +27,9 @@ func newRootCmd(e *env) *cobra.Command {
 		return e.usePinDir(pinDir, cmd.Flags().Changed("pin-dir"))
 	}
 	cmd.AddCommand(
-		newAttachCmd(e), newDetachCmd(e), newStatusCmd(e), newLimitCmd(e), newAllowCmd(e), newBlockCmd(e),
-		newSourcesCmd(e), newForgetCmd(e), newCheckCmd(e), newStatsCmd(e), newDoctorCmd(e), newVersionCmd(e),
+		newAttachCmd(e), newDetachCmd(e), newStatusCmd(e), newApplyCmd(e), newConfirmCmd(e), newRollbackCmd(e),
+		newPolicyCmd(e), newServicesCmd(e), newLimitCmd(e), newAllowCmd(e), newBlockCmd(e), newSourcesCmd(e),
+		newForgetCmd(e), newCheckCmd(e), newStatsCmd(e), newDoctorCmd(e), newVersionCmd(e),
 	)
 	return cmd
 }

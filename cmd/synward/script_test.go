@@ -17,9 +17,12 @@ import (
 // nobody is the user that synward-as-nobody becomes.
 const nobody = 65534
 
-// TestMain lets scripts run synward itself: the test binary stands in for it.
+// TestMain lets scripts run synward itself: the test binary stands in for it, and for the programs of
+// programs_test.go.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"synward": main, "synward-as-nobody": mainAsNobody})
+	testscript.Main(m, map[string]func(){
+		"synward": main, "synward-as-nobody": mainAsNobody, "dial": mainDial, "send": mainSend, "sshd": mainSSHD,
+	})
 }
 
 func mainAsNobody() {
@@ -58,8 +61,11 @@ func exitAtOnce(e *testscript.Env) { e.Setenv("GORACE", "atexit_sleep_ms=0") }
 //	exits CODE COMMAND...   runs a program and wants that exit code
 //	server CODE COMMAND...  the same inside the server's network namespace
 //	client CODE COMMAND...  the same inside the client's
+//	until PATTERN COMMAND...  runs it inside the server's until what it prints matches
+//	serve PORT...           listens there until the script ends
+//	login PORT              somebody logs in there by SSH, from the client, and stays
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
-	inside := func(variable string) func(*testscript.TestScript, bool, []string) {
+	within := func(variable string) func(*testscript.TestScript, bool, []string) {
 		return func(ts *testscript.TestScript, neg bool, args []string) {
 			if len(args) < 2 {
 				ts.Fatalf("usage: CODE COMMAND...")
@@ -68,7 +74,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		}
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"exits": exits, "server": inside("SERVER"), "client": inside("CLIENT"),
+		"exits": exits, "server": within("SERVER"), "client": within("CLIENT"), "until": until, "serve": serve, "login": login,
 	}
 }
 

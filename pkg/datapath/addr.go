@@ -5,6 +5,7 @@ package datapath
 import (
 	"encoding/binary"
 	"errors"
+	"math/bits"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -39,13 +40,23 @@ func netAddr(a limiterAddr) netip.Addr {
 	}
 }
 
-// sourceOf is the prefix that counts as one source with addr.
-func sourceOf(addr netip.Addr) netip.Prefix {
+// sourceOf is the prefix that counts as one source with addr, in the ledger of the policy in force.
+func (i *Instance) sourceOf(addr netip.Addr) netip.Prefix {
+	head := i.control.Policies[slotOfGeneration(i.live().inForce(monotonicNow()))]
 	addr = addr.Unmap().WithZone("")
 	if addr.Is4() {
-		return netip.PrefixFrom(addr, sourceBits4).Masked()
+		return netip.PrefixFrom(addr, bits.OnesCount32(head.Mask4)).Masked()
 	}
-	return netip.PrefixFrom(addr, sourceBits6).Masked()
+	length := 0
+	for _, word := range head.Mask6 {
+		length += bits.OnesCount32(word)
+	}
+	return netip.PrefixFrom(addr, length).Masked()
+}
+
+// scopedKey is a key of the tries that belong to a policy.
+func scopedKey(scope uint32, p netip.Prefix) limiterScopedKey {
+	return limiterScopedKey{Prefixlen: scopeBits + lpmFamilyBits + uint32(p.Bits()), Scope: scope, Addr: dataAddr(p.Addr())}
 }
 
 func isMissing(err error) bool { return errors.Is(err, ebpf.ErrKeyNotExist) }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+
+	"github.com/synward/synward/pkg/policy"
 )
 
 // attacher carries one attach through its steps.
@@ -62,7 +64,7 @@ func checkAttach(dir pinDir, opts AttachOptions) (netlink.Link, uint64, error) {
 		return nil, 0, fail(ErrInvalid, "mode %q: use auto, native, generic or tc", opts.Mode)
 	}
 	if opts.Limit != nil {
-		if _, err := compileLimit(*opts.Limit); err != nil {
+		if err := opts.Limit.Validate(); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -86,22 +88,48 @@ func (a *attacher) run() error {
 		return err
 	}
 	a.result.Warnings = preflight(a.nl, a.opts.Mode)
-	old, err := a.Policy()
+	old, err := a.PolicyInForce()
 	if err != nil {
 		return err
 	}
-	if a.opts.Limit != nil {
-		if err := a.SetLimit(a.opts.Limit); err != nil {
-			return err
-		}
+	changed, err := a.applyPolicy(old)
+	if err != nil {
+		return err
 	}
 	if err := a.tryModes(); err != nil {
-		if a.opts.Limit != nil && !a.created {
-			return errors.Join(err, a.SetLimit(old.Limit))
+		if changed && !a.created {
+			return errors.Join(err, a.undoPolicy(old))
 		}
 		return err
 	}
 	return a.describe()
+}
+
+// applyPolicy puts in force what was asked for beside the interface, if that is a change. Other interfaces are
+// judged by it too, so it waits for the same confirmation.
+func (a *attacher) applyPolicy(old *policy.Policy) (changed bool, err error) {
+	next := old
+	if a.opts.Policy != nil {
+		next = a.opts.Policy
+	}
+	if a.opts.Limit != nil {
+		if next, err = policy.WithLimit(next, DefaultService, limitChange(a.opts.Limit)); err != nil {
+			return false, err
+		}
+	}
+	if next.Equal(old) {
+		return false, nil
+	}
+	return true, a.Apply(ApplyOptions{Policy: next, Confirm: a.opts.Confirm, By: a.opts.By})
+}
+
+// undoPolicy puts the policy back that was in force before applyPolicy.
+func (a *attacher) undoPolicy(old *policy.Policy) error {
+	if a.opts.Confirm > 0 {
+		_, err := a.Rollback(1, a.opts.By)
+		return err
+	}
+	return a.Apply(ApplyOptions{Policy: old, By: a.opts.By})
 }
 
 // reuse deals with what is attached here already: stop when nothing is left to do. What is recorded of
@@ -140,21 +168,17 @@ func (a *attacher) keepMode(at attachment) error {
 	return a.keep(at)
 }
 
-// keep is the second attach of the same: only a limit that differs is a change.
+// keep is the second attach of the same: only a policy that differs is a change.
 func (a *attacher) keep(at attachment) error {
-	a.result.Unchanged = true
-	if a.opts.Limit != nil {
-		now, err := a.Policy()
-		if err != nil {
-			return err
-		}
-		if now.Limit == nil || *now.Limit != *a.opts.Limit {
-			a.result.Unchanged = false
-			if err := a.SetLimit(a.opts.Limit); err != nil {
-				return err
-			}
-		}
+	old, err := a.PolicyInForce()
+	if err != nil {
+		return err
 	}
+	changed, err := a.applyPolicy(old)
+	if err != nil {
+		return err
+	}
+	a.result.Unchanged = !changed
 	return a.describe()
 }
 
@@ -218,12 +242,16 @@ func (a *attacher) tryHook(mode Mode, h hook) error {
 	if err != nil {
 		return err
 	}
-	prog, err := a.maps.loadProgram(h, frozen{slot: slot, linkHeader: hasLinkHeader(a.nl)})
+	f := frozen{slot: slot, linkHeader: hasLinkHeader(a.nl), features: a.featuresNeeded()}
+	if a.opts.Confirm > 0 {
+		f.observeAfter = deadline(a.opts.Confirm)
+	}
+	prog, err := a.maps.loadProgram(h, f)
 	if err != nil {
 		return err
 	}
 	defer prog.Close()
-	if err := a.writeRecord(slot, key, mode); err != nil {
+	if err := a.writeRecord(f, key, mode); err != nil {
 		return err
 	}
 	if err := prog.Pin(a.dir.prog(key)); err != nil {
@@ -268,11 +296,11 @@ func (a *attacher) describe() error {
 }
 
 // writeRecord notes what the slot's counters stood at, so that traffic is measured from here on.
-func (a *attacher) writeRecord(slot uint32, key pinKey, mode Mode) error {
+func (a *attacher) writeRecord(f frozen, key pinKey, mode Mode) error {
 	if err := a.clearOrphans(); err != nil {
 		return err
 	}
-	judged, err := a.judged(slot)
+	judged, err := a.judged(f.slot)
 	if err != nil {
 		return err
 	}
@@ -281,9 +309,14 @@ func (a *attacher) writeRecord(slot uint32, key pinKey, mode Mode) error {
 		AttachedAt:     uint64(time.Now().Unix()),
 		ReceivedBefore: receivedPackets(a.nl),
 		JudgedBefore:   judged,
+		Features:       f.features,
+		ObserveAfter:   f.observeAfter,
+	}
+	if f.linkHeader {
+		record.LinkHeader = 1
 	}
 	copy(record.Name[:len(record.Name)-1], a.nl.Attrs().Name)
-	if err := a.maps.Interfaces.Put(slot, record); err != nil {
+	if err := a.maps.Interfaces.Put(f.slot, record); err != nil {
 		return fmt.Errorf("write interface record: %w", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/cilium/ebpf"
@@ -130,8 +131,20 @@ func (i *Instance) programIDs() (map[ebpf.ProgramID]bool, error) {
 	return ids, nil
 }
 
-func (at attachment) programID() (ebpf.ProgramID, error) {
-	prog, err := ebpf.LoadPinnedProgram(at.dir.prog(at.key), nil)
+func (at attachment) programID() (ebpf.ProgramID, error) { return pinnedProgramID(at.dir.prog(at.key)) }
+
+// isOurs: also the program that is about to take the place of the one pinned, or just did.
+func (at attachment) isOurs(id ebpf.ProgramID) (bool, error) {
+	own, err := at.programID()
+	if err != nil || own == id {
+		return own == id, err
+	}
+	next, err := pinnedProgramID(at.dir.nextProgram(at.key))
+	return err == nil && next == id, nil
+}
+
+func pinnedProgramID(path string) (ebpf.ProgramID, error) {
+	prog, err := ebpf.LoadPinnedProgram(path, nil)
 	if err != nil {
 		return 0, fmt.Errorf("open program: %w", err)
 	}
@@ -153,12 +166,8 @@ func (at attachment) inspect(nl netlink.Link) state {
 	if nl == nil {
 		return state{why: "the interface is gone; attach again when it is back, or detach"}
 	}
-	id, err := at.programID()
-	if err != nil {
-		return state{why: err.Error()}
-	}
 	if at.key.hook == hookClsact {
-		return at.inspectFilter(nl, id)
+		return at.inspectFilter(nl)
 	}
 	l, err := link.LoadPinnedLink(at.dir.link(at.key), nil)
 	if err != nil {
@@ -169,21 +178,31 @@ func (at attachment) inspect(nl netlink.Link) state {
 	if err != nil {
 		return state{why: fmt.Sprintf("read link: %v; attach again", err)}
 	}
+	ours, err := at.isOurs(info.Program)
 	switch {
+	case err != nil:
+		return state{why: err.Error()}
 	case linkIfindex(info) == 0:
 		return state{why: "the interface was deleted under its link; attach again"}
-	case info.Program != id:
+	case !ours:
 		return state{why: fmt.Sprintf("the link runs another program (%s); detach and attach again", describeProgram(info.Program))}
 	}
 	return state{live: true}
 }
 
-func (at attachment) inspectFilter(nl netlink.Link, id ebpf.ProgramID) state {
+func (at attachment) inspectFilter(nl netlink.Link) state {
 	f, err := findFilter(nl)
+	if err != nil {
+		return state{why: err.Error()}
+	}
+	ours := false
+	if f != nil {
+		ours, err = at.isOurs(ebpf.ProgramID(f.Id))
+	}
 	switch {
 	case err != nil:
 		return state{why: err.Error()}
-	case f == nil || ebpf.ProgramID(f.Id) != id:
+	case !ours:
 		return state{why: "our filter is gone from clsact; attach again"}
 	}
 	return state{live: true}
@@ -210,6 +229,9 @@ func (i *Instance) drop(at attachment) error {
 		}
 	} else if err := i.dir.removeLink(at.key); err != nil {
 		return err
+	}
+	if err := os.Remove(i.dir.nextProgram(at.key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove program: %w", err)
 	}
 	if err := os.Remove(i.dir.prog(at.key)); err != nil {
 		return fmt.Errorf("remove program: %w", err)

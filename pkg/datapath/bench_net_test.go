@@ -158,3 +158,15 @@ func eachModeAndFamily(t *testing.T, test func(b *bench, mode datapath.Mode, f f
 		}
 	})
 }
+
+// limitOf is the only limit of a policy, one of new connections per source; nil if there is none.
+func limitOf(p *datapath.Policy) *policy.NewLimit {
+	if p == nil || p.Policy == nil || len(p.Policy.Services) != 1 || len(p.Policy.Services[0].Limits) != 1 {
+		return nil
+	}
+	l := p.Policy.Services[0].Limits[0]
+	if l.Kind != policy.KindNew || l.Per != policy.PerSource {
+		return nil
+	}
+	return &policy.NewLimit{Rate: l.Rate, Burst: l.Burst}
+}

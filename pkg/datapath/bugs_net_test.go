@@ -68,7 +68,7 @@ func TestFailedMendKeepsTheState(t *testing.T) {
 	b.change(func(i *datapath.Instance) error {
 		p, err := i.Policy()
 		entries, listErr := i.Entries(datapath.Block)
-		if p.Limit == nil || *p.Limit != *rate(5, time.Hour, 5) || len(entries) != 1 {
+		if l := limitOf(&p); l == nil || *l != *rate(5, time.Hour, 5) || len(entries) != 1 {
 			t.Errorf("policy %+v, block list %+v", p, entries)
 		}
 		return errors.Join(err, listErr)
@@ -106,7 +106,7 @@ func TestDetachAllOfDamagedPins(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(b.pinDir, "progs", unknown), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Remove(filepath.Join(b.pinDir, "maps", "ledger_budget")); err != nil {
+		if err := os.Remove(filepath.Join(b.pinDir, "maps", "service_names")); err != nil {
 			t.Fatal(err)
 		}
 		err = b.Server.Do(func() error {

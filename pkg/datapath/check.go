@@ -5,13 +5,15 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
-	"sync/atomic"
-	"time"
 )
 
-// Check says what would happen to the next new connection of addr, from the state that the data path
-// reads and by its rules. It changes nothing.
-func (i *Instance) Check(addr netip.Addr) (Verdict, error) {
+// Check says what would happen to the next new TCP connection of addr to the one service that there is.
+func (i *Instance) Check(addr netip.Addr) (Verdict, error) { return i.CheckAt(addr, netip.AddrPort{}) }
+
+// CheckAt says what would happen to the next new TCP connection of addr to a local port, from the state that
+// the data path reads and by its rules. It changes nothing. The local address may be left out where
+// no service depends on it.
+func (i *Instance) CheckAt(addr netip.Addr, local netip.AddrPort) (Verdict, error) {
 	addr = addr.Unmap().WithZone("")
 	for _, l := range []List{Allow, Block} {
 		e, err := i.covering(l, addr)
@@ -27,20 +29,47 @@ func (i *Instance) Check(addr netip.Addr) (Verdict, error) {
 		}
 		return v, nil
 	}
-	return i.checkLimit(addr)
+	return i.checkLimits(addr, local)
 }
 
 // refused is what a refusal comes to under the live policy's mode.
 func (i *Instance) refused() string {
-	if p, err := i.Policy(); err == nil && p.Mode == "observe" {
+	if i.headInForce().Mode == uint32(limiterModeMODE_OBSERVE) {
 		return "pass"
 	}
 	return "drop"
 }
 
+func (i *Instance) headInForce() limiterPolicy {
+	return i.control.Policies[slotOfGeneration(i.live().inForce(monotonicNow()))]
+}
+
+// Covering is the entry of a list that covers a new connection of addr now, the longest; nil if there is none.
+func (i *Instance) Covering(l List, addr netip.Addr) (*Entry, error) {
+	return i.covering(l, addr.Unmap().WithZone(""))
+}
+
+// Listed is the entry of a list for just this prefix; nil if there is none that holds now.
+func (i *Instance) Listed(l List, p netip.Prefix) (*Entry, error) {
+	m := i.list(l)
+	p = p.Masked()
+	target, key := m.place(p)
+	e, found, err := m.exact(target, key)
+	if err != nil || !found || !i.holds(e) {
+		return nil, err
+	}
+	entry := i.entry(m, p, key, e)
+	return &entry, nil
+}
+
 // covering finds the entry of a list that covers a new connection of addr: the host, its /64, then
 // the longest prefix that has not expired.
 func (i *Instance) covering(l List, addr netip.Addr) (*Entry, error) {
+	return i.coveringThat(l, addr, i.holds)
+}
+
+// coveringThat is covering among the entries that hold says.
+func (i *Instance) coveringThat(l List, addr netip.Addr, hold func(limiterListEntry) bool) (*Entry, error) {
 	m := i.list(l)
 	tries := []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())}
 	if addr.Is6() {
@@ -52,15 +81,15 @@ func (i *Instance) covering(l List, addr netip.Addr) (*Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if found && !expired(e) {
+		if found && hold(e) {
 			entry := i.entry(m, p, key, e)
 			return &entry, nil
 		}
 	}
-	return i.coveringPrefix(m, addr)
+	return i.coveringPrefix(m, addr, hold)
 }
 
-func (i *Instance) coveringPrefix(m listMaps, addr netip.Addr) (*Entry, error) {
+func (i *Instance) coveringPrefix(m listMaps, addr netip.Addr, hold func(limiterListEntry) bool) (*Entry, error) {
 	key := limiterPrefixKey{Prefixlen: uint32(addr.BitLen()) + lpmFamilyBits, Addr: dataAddr(addr)}
 	for {
 		var e limiterListEntry
@@ -74,7 +103,7 @@ func (i *Instance) coveringPrefix(m listMaps, addr netip.Addr) (*Entry, error) {
 		if e.Prefixlen < lpmFamilyBits || e.Prefixlen > key.Prefixlen {
 			return nil, fmt.Errorf("look up %s: the entry's prefix length %d makes no sense: the pins are damaged", addr, e.Prefixlen)
 		}
-		if !expired(e) {
+		if hold(e) {
 			p := netip.PrefixFrom(addr, int(e.Prefixlen)-lpmFamilyBits).Masked()
 			_, exact := m.place(p)
 			entry := i.entry(m, p, exact, e)
@@ -85,54 +114,4 @@ func (i *Instance) coveringPrefix(m listMaps, addr netip.Addr) (*Entry, error) {
 		}
 		key.Prefixlen = e.Prefixlen - 1
 	}
-}
-
-// checkLimit looks at the source's level as meter_charge would.
-func (i *Instance) checkLimit(addr netip.Addr) (Verdict, error) {
-	pass := Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT]}
-	_, p, err := i.livePolicy()
-	if err != nil {
-		return Verdict{}, err
-	}
-	l := p.Limit
-	if l.Kind == uint32(limiterLimitKindLIMIT_NONE) || l.Cost == 0 {
-		return pass, nil
-	}
-	w, err := mapWords(i.maps.Meters)
-	if err != nil {
-		return Verdict{}, fmt.Errorf("read meters: %w", err)
-	}
-	defer w.close()
-	owed, own := owedBy(w, l, sourceOf(addr).Addr(), monotonicNow())
-	if owed+l.Cost <= l.Capacity {
-		pass.Left = (l.Capacity - owed) / l.Cost
-		return pass, nil
-	}
-	over := Verdict{
-		Verdict: i.refused(), Reason: reasonNames[limiterReasonREASON_OVER_NEW],
-		Until: time.Now().Add(time.Duration((owed + l.Cost - l.Capacity) << l.UnitShift)),
-	}
-	if !own {
-		over.Reason = reasonNames[limiterReasonREASON_TABLE_FULL]
-		if p.OnTableFull == uint32(limiterOnTableFullTABLE_FULL_PASS) {
-			over.Verdict = "pass"
-		}
-	}
-	return over, nil
-}
-
-// owedBy is the level that a source's next connection meets, and whether the debt is its own: a
-// newcomer takes over the oldest slot of its bucket, with what that one owes.
-func owedBy(w *words, l limiterLimit, source netip.Addr, nowNs uint64) (owed uint64, own bool) {
-	if slot := meterSlot(w, l, source); slot != nil {
-		v := atomic.LoadUint64(slot)
-		return level(l, v, nowNs), v&slotBorrowed == 0
-	}
-	bucket := uint64(l.FirstBucket) + uint64(uint32(hashAddr(l.Key, source))&l.BucketMask)
-	ways := uint64(limiterAbiMETER_WAYS)
-	owed = ^uint64(0)
-	for way := range ways {
-		owed = min(owed, level(l, atomic.LoadUint64(&w.all[bucket*ways+way]), nowNs))
-	}
-	return owed, false
 }

@@ -70,7 +70,7 @@ func BenchmarkCost(b *testing.B) {
 }
 
 func measureCost(b *testing.B, path costPath) {
-	i, programs := costBench(b)
+	i, programs := costBench(b, 0)
 	if err := path.prepare(i); err != nil {
 		b.Fatal(err)
 	}
@@ -95,25 +95,27 @@ func measureCost(b *testing.B, path costPath) {
 }
 
 // costBench is an instance that is pinned nowhere and every program on its maps.
-func costBench(b *testing.B) (*Instance, map[string]*ebpf.Program) {
+func costBench(b *testing.B, features uint32) (*Instance, map[string]*ebpf.Program) {
 	m, err := createMaps()
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(m.close)
-	i := &Instance{maps: m}
-	if err := i.writeFirstPolicy(); err != nil {
+	i, err := newInstance("", nil, m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(i.release)
+	if err := i.begin(); err != nil {
 		b.Fatal(err)
 	}
 	spec, err := loadLimiterBench()
 	if err != nil {
 		b.Fatal(err)
 	}
-	opts := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
-	for name, field := range m.byName() {
-		opts.MapReplacements[name] = *field
+	if err := spec.Variables[limiterVarFeatures].Set(features); err != nil {
+		b.Fatal(err)
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: m.replacements()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -162,7 +164,7 @@ const scalingGoal = 0.95
 func BenchmarkScaling(b *testing.B) {
 	path := costPaths()[1]
 	for range b.N {
-		i, programs := costBench(b)
+		i, programs := costBench(b, 0)
 		if err := path.prepare(i); err != nil {
 			b.Fatal(err)
 		}

@@ -15,7 +15,8 @@ import (
 
 // variant is how a frame is judged, packed into a number so that a fuzzer can choose it: bits 0 and 1
 // the mode, 2 and 3 what is blocked, 4 and 5 both set for the program without a link header, 6 the order
-// of the hooks, 7 whether the ledger knows the source already, 8 and up how much of the frame lies in the first buffer.
+// of the hooks, 7 whether the ledger knows the source already, 8 to 30 how much of the frame lies in the
+// first buffer, 31 the programs that have every feature.
 type variant uint32
 
 const (
@@ -27,6 +28,11 @@ func (v variant) mode() int   { return int(v & 3) }
 func (v variant) block() int  { return int(v >> 2 & 3) }
 func (v variant) bare() bool  { return v>>4&3 == 3 }
 func (v variant) known() bool { return v>>7&1 == 1 }
+
+// general is the bit of the programs that have every feature.
+const general variant = 1 << 31
+
+func (v variant) general() bool { return v&general != 0 }
 func (v variant) hooks() []fuzzHook {
 	switch {
 	case v.bare():
@@ -39,7 +45,7 @@ func (v variant) hooks() []fuzzHook {
 
 // linear is how many bytes of a frame lie in the first buffer; 0 is all.
 func (v variant) linear(size int) int {
-	if n := int(v >> 8); n > 0 && size > 14 {
+	if n := int(v &^ general >> 8); n > 0 && size > 14 {
 		return 14 + n%(size-14)
 	}
 	return 0
@@ -60,10 +66,10 @@ var errNoVerdict = errors.New("no verdict")
 
 // compare runs a frame through the programs and says in which way they differ from the reference.
 func (l *fuzzLab) compare(frame []byte, v variant) (reference, error) {
-	x := &trial{fuzzLab: l, frame: frame, variant: v, want: referEthernet(frame)}
+	x := &trial{fuzzLab: l, frame: frame, variant: v, want: referEthernet(frame, v.general())}
 	if v.bare() {
 		var ok bool
-		if x.want, ok = referBare(frame); !ok {
+		if x.want, ok = referBare(frame, v.general()); !ok {
 			return x.want, errNoVerdict
 		}
 	}
@@ -82,8 +88,7 @@ func (l *fuzzLab) compare(frame []byte, v variant) (reference, error) {
 }
 
 func (x *trial) prepare() error {
-	x.control.all[0] = uint64(x.variant.mode())
-	clear(x.budget.all)
+	x.control.Word = live{generation: uint16(x.variant.mode())}.word()
 	if x.want.source == nil {
 		return nil
 	}
@@ -95,8 +100,8 @@ func (x *trial) prepare() error {
 	if x.variant.block() < blockSource {
 		return nil
 	}
-	x.index.all[limiterAbiLIST_INDEX_FAMILIES] = 3
-	return x.maps.BlockHosts.Put(x.blockKey(), limiterListEntry{Prefixlen: 8 * uint32(len(x.want.source))})
+	x.control.Families = 3
+	return x.maps.BlockHosts.Put(x.blockKey(), limiterListEntry{Prefixlen: 8 * uint32(len(x.want.source)), Listed: 1})
 }
 
 // isKnown says whether the ledger has a line of the source before the first run.
@@ -104,7 +109,7 @@ func (x *trial) isKnown() bool { return x.want.source != nil && x.variant.known(
 
 func (x *trial) clear() error {
 	clear(x.meters)
-	x.index.all[limiterAbiLIST_INDEX_FAMILIES] = 0
+	x.control.Families = 0
 	var errs []error
 	if x.want.source != nil && x.variant.block() >= blockSource {
 		errs = append(errs, x.maps.BlockHosts.Delete(x.blockKey()))
@@ -142,7 +147,15 @@ func (x *trial) masked() []byte {
 	return a
 }
 
-func (x *trial) sourceKey() limiterSourceKey { return limiterSourceKey{Addr: rawAddr(x.masked())} }
+// sourceKey is the line of the ledger that the frame adds to: a new connection's is that of the service,
+// unless its source is blocked.
+func (x *trial) sourceKey() limiterSourceKey {
+	key := limiterSourceKey{Addr: rawAddr(x.masked()), Service: uint32(limiterAbiSERVICE_IDS)}
+	if x.want.isNew() && x.variant.block() != blockSource {
+		key.Service = x.service
+	}
+	return key
+}
 
 // judge runs the frame once and holds the end of it against the reference. ran is 0 where the kernel
 // makes no skb of so short a frame.
@@ -151,7 +164,7 @@ func (x *trial) judge(h fuzzHook, runs int) (ran int, err error) {
 	if h == fuzzXDP && x.splits {
 		linear = x.variant.linear(len(x.frame))
 	}
-	verdict, err := x.run(h, x.frame, linear)
+	verdict, err := x.run(fuzzProgram{h.name, x.variant.general()}, x.frame, linear)
 	if errors.Is(err, unix.EINVAL) && h.hook == hookTCX && len(x.frame) < 14+40 {
 		return 0, nil
 	}
@@ -216,7 +229,7 @@ func (x *trial) checkMeter() error {
 		return nil
 	}
 	source, _ := netip.AddrFromSlice(x.masked())
-	tag := hashAddr(x.limit.Key, source) & slotTag
+	tag := hashAddr(&x.control.Hash, x.limit.Seed, source) & slotTag
 	if len(slots) != 1 || slots[0]&slotTag != tag {
 		return fmt.Errorf("meters hold %x, want one slot of tag %x for %s", slots, tag, source)
 	}

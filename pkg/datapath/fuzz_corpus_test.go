@@ -30,9 +30,9 @@ func (k corpusKey) file() string {
 // decides is the rule by which a frame is judged in a variant; empty where Program.Run cannot say.
 func decides(frame []byte, v variant) string {
 	if !v.bare() {
-		return referEthernet(frame).why
+		return referEthernet(frame, v.general()).why
 	}
-	r, ok := referBare(frame)
+	r, ok := referBare(frame, v.general())
 	if !ok {
 		return ""
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -33,113 +34,136 @@ var (
 	fuzzBare = fuzzHook{"tc without link header", hookTCX, false, 2, 0xffffffff, 2}
 )
 
-// fuzzModes are the policies of the lab, by slot: bit 0 is observe, bit 1 strict parsing. All have the
-// same limit, one connection a day, so that time plays no part.
+// The policies of the lab, by slot: bit 0 is observe, bit 1 strict parsing. All have the same limit, one
+// connection a day, so that time plays no part.
 const (
 	fuzzObserve = 1
 	fuzzStrict  = 2
 )
 
-// fuzzLab is the real programs on maps that Go can read without a system call: counters and budget are
-// ordinary arrays in memory here, which to the same byte code are what the per-CPU ones are on one CPU.
+// fuzzLab is the real programs on maps that Go can read without a system call: counters are an ordinary
+// array in memory here, which to the same byte code are what the per-CPU ones are on one CPU.
 type fuzzLab struct {
-	maps     *mapSet
-	programs map[string]*ebpf.Program
-	counters *words
-	budget   *words
-	control  *words
-	index    *words
-	meters   []uint64 // the one bucket that the limit uses
+	*Instance
+	programs map[fuzzProgram]*ebpf.Program
+	counters []limiterCounts // by slot
+	meters   []uint64        // the one bucket that the limit uses
 	limit    limiterLimit
-	splits   bool // the kernel runs an XDP program on a frame in several buffers of any size
+	service  uint32 // its id
+	splits   bool   // the kernel runs an XDP program on a frame in several buffers of any size
 	out      []byte
 }
+
+// fuzzProgram is a program by its hook's name. general: it has every feature, not only what these
+// policies need.
+type fuzzProgram struct {
+	name    string
+	general bool
+}
+
+var fuzzHooks = []fuzzHook{fuzzXDP, fuzzTC, fuzzBare}
 
 func newFuzzLab(t testing.TB) *fuzzLab {
 	t.Helper()
 	testenv.RequireRoot(t)
-	l := &fuzzLab{maps: &mapSet{}, programs: map[string]*ebpf.Program{}, out: make([]byte, 1<<16)}
-	t.Cleanup(l.maps.close)
-	for _, h := range []fuzzHook{fuzzXDP, fuzzTC, fuzzBare} {
-		prog, err := l.load(h)
-		if err != nil {
-			t.Fatalf("load %s: %v", h.name, err)
-		}
-		l.programs[h.name] = prog
-		t.Cleanup(func() { prog.Close() })
+	l := &fuzzLab{programs: map[fuzzProgram]*ebpf.Program{}, out: make([]byte, 1<<16)}
+	m, err := fuzzMaps()
+	if err != nil {
+		t.Fatal(err)
 	}
+	if l.Instance, err = newInstance("", nil, m); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.release)
 	if err := l.fill(t); err != nil {
 		t.Fatal(err)
+	}
+	for _, h := range fuzzHooks {
+		for general, features := range map[bool]uint32{false: l.control.Policies[0].Features, true: uint32(limiterFeatureFEATURE_ALL)} {
+			prog, err := m.loadProgram(h.hook, frozen{slot: h.slot, linkHeader: h.link, features: features})
+			if err != nil {
+				t.Fatalf("load %s: %v", h.name, err)
+			}
+			l.programs[fuzzProgram{h.name, general}] = prog
+			t.Cleanup(func() { prog.Close() })
+		}
 	}
 	l.probeSplits(t)
 	return l
 }
 
-// load makes the maps that are not there yet.
-func (l *fuzzLab) load(h fuzzHook) (*ebpf.Program, error) {
-	spec, err := frozen{slot: h.slot, linkHeader: h.link}.spec(h.hook)
+// fuzzMaps are an instance's maps, with counters that can be mapped and a ledger that is quickly seen to be empty.
+func fuzzMaps() (*mapSet, error) {
+	spec, err := loadLimiter()
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{limiterMapCounters, limiterMapLedgerBudget, limiterMapPolicies} {
-		spec.Maps[name].Type = ebpf.Array
-		spec.Maps[name].Flags |= unix.BPF_F_MMAPABLE
-	}
-	spec.Maps[limiterMapCounters].MaxEntries = 3 * countersPerInterface
-	spec.Maps[limiterMapSources].MaxEntries = 256 // so that it is quickly seen to be empty
-	opts := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
-	for name, field := range l.maps.byName() {
-		if *field == nil {
-			if *field, err = ebpf.NewMap(spec.Maps[name]); err != nil {
-				return nil, fmt.Errorf("create map %s: %w", name, err)
-			}
+	m := &mapSet{}
+	for name, field := range m.byName() {
+		one := mapSpec(spec, name)
+		switch name {
+		case limiterMapCounters:
+			one.Type, one.MaxEntries = ebpf.Array, uint32(len(fuzzHooks))
+			one.Flags |= unix.BPF_F_MMAPABLE
+		case limiterMapSources:
+			one.MaxEntries = 256
 		}
-		opts.MapReplacements[name] = *field
+		if *field, err = ebpf.NewMap(one); err != nil {
+			m.close()
+			return nil, fmt.Errorf("create map %s: %w", name, err)
+		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
-	if err != nil {
-		return nil, loadError(err)
-	}
-	defer coll.Close()
-	return coll.DetachProgram(h.hook.program()), nil
+	return m, nil
 }
 
-// fill writes the policies and sets every bit of the list index but those that say that there are lists.
+// fill applies the policy in each mode and puts what it came to into the slot of the mode, and sets every
+// bit of the list index but those that say that there are lists.
 func (l *fuzzLab) fill(t testing.TB) error {
-	var err error
-	if l.limit, err = compileLimit(policy.NewLimit{Rate: policy.Rate{Count: 1, Period: 24 * time.Hour}, Burst: 1}); err != nil {
+	if err := l.begin(); err != nil {
 		return err
 	}
-	if err := freshKey(&l.limit.Key); err != nil {
+	type slot struct {
+		head    limiterPolicy
+		limit   limiterLimit
+		service limiterService
+	}
+	var modes [limiterAbiPOLICY_SLOTS]slot
+	for mode := range modes {
+		p := policy.Default(&policy.NewLimit{Rate: policy.Rate{Count: 1, Period: 24 * time.Hour}, Burst: 1})
+		p.OnTableFull, p.StrictParsing = policy.TableFullDrop, mode&fuzzStrict != 0
+		if mode&fuzzObserve != 0 {
+			p.Mode = policy.Observe
+		}
+		if err := l.Apply(ApplyOptions{Policy: p, By: "a test"}); err != nil {
+			return err
+		}
+		at := slotOfGeneration(l.live().generation)
+		modes[mode] = slot{
+			l.control.Policies[at], l.tables.Limits[at*uint32(limiterAbiMAX_LIMITS)], l.tables.Services[at*uint32(limiterAbiMAX_SERVICES)],
+		}
+		l.tables.Ports[at] = limiterPortTable{}
+	}
+	for port := range int(limiterListenLISTEN_PORTS) {
+		l.tables.Ports[0].Listen[port] = 1
+	}
+	for at, s := range modes {
+		s.limit.BucketMask = 0
+		l.control.Policies[at] = s.head
+		l.tables.Limits[at*int(limiterAbiMAX_LIMITS)] = s.limit
+		l.tables.Services[at*int(limiterAbiMAX_SERVICES)] = s.service
+		l.tables.Ports[at] = l.tables.Ports[0]
+		l.limit, l.service = s.limit, s.service.Id
+	}
+	l.meters = slots(l.limit.region().of(l.tables))
+	clear(l.meters)
+	counters, err := mapWords(l.maps.Counters)
+	if err != nil {
 		return err
 	}
-	setMasks(&l.limit)
-	l.limit.BucketMask = 0
-	for mode := range uint32(limiterAbiPOLICY_SLOTS) {
-		p := limiterPolicy{Mode: mode & fuzzObserve, StrictParsing: mode & fuzzStrict, Limit: l.limit}
-		p.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_DROP)
-		if err := l.maps.Policies.Put(mode, p); err != nil {
-			return err
-		}
-	}
-	var meters *words
-	for _, m := range []struct {
-		to   **words
-		from *ebpf.Map
-	}{
-		{&l.counters, l.maps.Counters}, {&l.budget, l.maps.LedgerBudget}, {&l.control, l.maps.Control},
-		{&l.index, l.maps.ListIndex}, {&meters, l.maps.Meters},
-	} {
-		w, err := mapWords(m.from)
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { w.close() })
-		*m.to = w
-	}
-	l.meters = region(meters, l.limit)
-	for at := range limiterAbiLIST_INDEX_FAMILIES {
-		l.index.all[at] = ^uint64(0)
+	t.Cleanup(func() { counters.close() })
+	l.counters = unsafe.Slice((*limiterCounts)(unsafe.Pointer(&counters.all[0])), len(fuzzHooks))
+	for at := range l.tables.ListIndex {
+		l.tables.ListIndex[at] = ^uint64(0)
 	}
 	return nil
 }
@@ -222,31 +246,35 @@ func (e fuzzEnd) verdict(h fuzzHook) uint32 {
 
 // run runs a program on a frame of which linear bytes lie in the first buffer; 0 is all. It returns the
 // verdict; the bytes that came out are in l.out.
-func (l *fuzzLab) run(h fuzzHook, frame []byte, linear int) (uint32, error) {
+func (l *fuzzLab) run(p fuzzProgram, frame []byte, linear int) (uint32, error) {
 	opts := splitAt(frame, linear)
 	opts.DataOut = l.out[:cap(l.out)]
-	verdict, err := l.programs[h.name].Run(opts)
+	verdict, err := l.programs[p].Run(opts)
 	l.out = opts.DataOut
 	return verdict, err
 }
 
 // moved takes the one counter that a run has moved, by one packet of this size, and sets it back.
-func (l *fuzzLab) moved(h fuzzHook, size int) (fuzzEnd, error) {
-	var found []uint32
-	for index := range uint32(len(l.counters.all) / 2) {
-		if l.counters.all[2*index]|l.counters.all[2*index+1] != 0 {
-			found = append(found, index)
+func (l *fuzzLab) moved(h fuzzHook, size int) (e fuzzEnd, err error) {
+	found := 0
+	var by limiterCounter
+	for slot := range l.counters {
+		for in, c := range l.counters[slot].ByEnd {
+			if c == (limiterCounter{}) {
+				continue
+			}
+			if found++; uint32(slot) != h.slot {
+				found = len(l.counters[slot].ByEnd)
+			}
+			e, by = fuzzEnd{limiterReason(in / int(limiterActionACTION_COUNT)), limiterAction(in % int(limiterActionACTION_COUNT))}, c
 		}
 	}
-	defer clear(l.counters.all)
-	if len(found) != 1 || found[0]/countersPerInterface != h.slot {
-		return fuzzEnd{}, fmt.Errorf("counters %v moved, want one of slot %d", found, h.slot)
-	}
-	packets, bytes := l.counters.all[2*found[0]], l.counters.all[2*found[0]+1]
-	in := found[0] % countersPerInterface
-	e := fuzzEnd{limiterReason(in / uint32(limiterActionACTION_COUNT)), limiterAction(in % uint32(limiterActionACTION_COUNT))}
-	if packets != 1 || bytes != uint64(size) {
-		return e, fmt.Errorf("%v counted %d packets of %d bytes, want 1 of %d", e, packets, bytes, size)
+	clear(l.counters)
+	switch {
+	case found != 1:
+		return fuzzEnd{}, fmt.Errorf("%d counters moved, the last %v, want one of slot %d", found, e, h.slot)
+	case by != limiterCounter{Packets: 1, Bytes: uint64(size)}:
+		return e, fmt.Errorf("%v counted %d packets of %d bytes, want 1 of %d", e, by.Packets, by.Bytes, size)
 	}
 	return e, nil
 }

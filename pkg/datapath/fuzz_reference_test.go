@@ -37,27 +37,28 @@ func (r reference) isBroken() bool { return r.reason == limiterReasonREASON_UNPA
 // word reads 16 bits in network byte order.
 func word(b []byte, at int) int { return int(binary.BigEndian.Uint16(b[at:])) }
 
-// referEthernet reads a frame of an interface with a link header.
-func referEthernet(frame []byte) reference {
+// referEthernet reads a frame of an interface with a link header, as a program does that looks into UDP,
+// or one that does not: the policies here have no service of UDP.
+func referEthernet(frame []byte, udp bool) reference {
 	if len(frame) < 14 {
 		return broken("no link header")
 	}
-	return referTags(frame[12:], nil)
+	return referTags(frame[12:], nil, udp)
 }
 
 // referTags reads what begins with an ethertype. ids are those of the tags that were taken off. A third
 // tag is that of a VLAN device on a VLAN device, where it is judged, but for priority tags: Linux takes
 // any number of them off without a device.
-func referTags(b []byte, ids []int) reference {
+func referTags(b []byte, ids []int, udp bool) reference {
 	if kind := word(b, 0); kind != tg.TPID8021Q && kind != tg.TPID8021AD {
-		return referNetwork(kind, b[2:])
+		return referNetwork(kind, b[2:], udp)
 	}
 	if len(b) < 6 {
 		return broken("tag cut off")
 	}
 	ids = append(ids, word(b, 2)&0xfff)
 	if len(ids) < 3 {
-		return referTags(b[4:], ids)
+		return referTags(b[4:], ids, udp)
 	}
 	if slices.Contains(ids, 0) {
 		return refuses(limiterReasonREASON_MALFORMED, "third tag, with priority tags")
@@ -65,12 +66,12 @@ func referTags(b []byte, ids []int) reference {
 	return broken("third tag")
 }
 
-func referNetwork(kind int, b []byte) reference {
+func referNetwork(kind int, b []byte, udp bool) reference {
 	switch kind {
 	case tg.EtherTypeIPv4:
-		return referIPv4(b)
+		return referIPv4(b, udp)
 	case tg.EtherTypeIPv6:
-		return referIPv6(b)
+		return referIPv6(b, udp)
 	case tg.EtherTypeLocalExp:
 		return ends(limiterReasonREASON_SELF_TEST, "self test")
 	}
@@ -78,7 +79,7 @@ func referNetwork(kind int, b []byte) reference {
 }
 
 // referIPv4 follows RFC 791. A total length of 0 is the rest of the buffer (BIG TCP).
-func referIPv4(b []byte) reference {
+func referIPv4(b []byte, udp bool) reference {
 	if len(b) < 20 {
 		return broken("IPv4 header cut off")
 	}
@@ -100,12 +101,12 @@ func referIPv4(b []byte) reference {
 	if offset := 8 * (word(b, 6) & 0x1fff); offset > 0 {
 		return referLater(b[9], offset).from(source)
 	}
-	return referTransport(b[9], payload, b[6]&0x20 != 0).from(source)
+	return referTransport(b[9], payload, b[6]&0x20 != 0, udp).from(source)
 }
 
 // referIPv6 follows RFC 8200. A payload length of 0 is the rest of the buffer, as Linux takes it behind a
 // hop-by-hop header and in BIG TCP.
-func referIPv6(b []byte) reference {
+func referIPv6(b []byte, udp bool) reference {
 	if len(b) < 40 {
 		return broken("IPv6 header cut off")
 	}
@@ -119,7 +120,7 @@ func referIPv6(b []byte) reference {
 	if length > len(b)-40 {
 		return broken("IPv6 payload length past the frame")
 	}
-	return referChain(b[6], b[40:40+length], 8, false).from(b[8:24])
+	return referChain(b[6], b[40:40+length], 8, false, udp).from(b[8:24])
 }
 
 func isChained(next byte) bool {
@@ -129,9 +130,9 @@ func isChained(next byte) bool {
 // referChain reads a header of this number and what follows it, and walks at most left more extension
 // headers. first: a fragment header said that more fragments follow, so the whole chain must be here (RFC
 // 7112). A ninth header that is named is too many, also if the eighth runs past the end.
-func referChain(next byte, b []byte, left int, first bool) reference {
+func referChain(next byte, b []byte, left int, first, udp bool) reference {
 	if !isChained(next) {
-		return referTransport(next, b, first)
+		return referTransport(next, b, first, udp)
 	}
 	if left == 0 {
 		return refuses(limiterReasonREASON_MALFORMED, "nine extension headers")
@@ -151,7 +152,7 @@ func referChain(next byte, b []byte, left int, first bool) reference {
 		first = first || b[3]&1 != 0
 	}
 	if size <= len(b) {
-		return referChain(b[0], b[size:], left-1, first)
+		return referChain(b[0], b[size:], left-1, first, udp)
 	}
 	if left == 1 && isChained(b[0]) {
 		return refuses(limiterReasonREASON_MALFORMED, "ninth extension header past the end")
@@ -174,8 +175,10 @@ func referLater(next byte, offset int) reference {
 	return ends(limiterReasonREASON_FRAGMENT, "later fragment")
 }
 
-func referTransport(proto byte, b []byte, first bool) reference {
+func referTransport(proto byte, b []byte, first, udp bool) reference {
 	switch {
+	case proto == tg.UDP && udp && len(b) < 8:
+		return broken("UDP header cut off")
 	case proto != tg.TCP:
 		return ends(limiterReasonREASON_NO_SERVICE, "no TCP")
 	case len(b) < 20 && first: // RFC 1858
@@ -215,12 +218,12 @@ const runAhead = 14
 
 // referBare reads a frame as the program without a link header does. ok is false where the bytes that
 // Program.Run adds make a difference.
-func referBare(frame []byte) (r reference, ok bool) {
+func referBare(frame []byte, udp bool) (r reference, ok bool) {
 	if len(frame) < 14 {
 		return broken("no link header"), false
 	}
 	kind, packet := word(frame, 12), frame[14:]
-	r = referNetwork(kind, packet)
-	ahead := referNetwork(kind, slices.Concat(packet, make([]byte, runAhead)))
+	r = referNetwork(kind, packet, udp)
+	ahead := referNetwork(kind, slices.Concat(packet, make([]byte, runAhead)), udp)
 	return r, r.why == ahead.why
 }

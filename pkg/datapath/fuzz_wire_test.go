@@ -201,7 +201,7 @@ func (r reference) tuple(frame []byte) tuple {
 
 // synACK reads a SYN-ACK: who had asked whom.
 func synACK(frame []byte) (asked tuple, ok bool) {
-	r := referEthernet(frame)
+	r := referEthernet(frame, false)
 	if r.why != whySYNACK {
 		return tuple{}, false
 	}

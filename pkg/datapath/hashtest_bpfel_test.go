@@ -19,20 +19,28 @@ type hashTestAddr struct {
 	Word   [4]uint32
 }
 
-type hashTestAggregate struct {
-	_     structs.HostLayout
-	TatNs uint64
-}
-
-type hashTestBucket struct {
-	_    structs.HostLayout
-	Slot [8]uint64
-}
-
-type hashTestControl struct {
-	_          structs.HostLayout
-	Active     uint32
-	Generation uint32
+type hashTestControlWords struct {
+	_        structs.HostLayout
+	Word     uint64
+	Families uint64
+	Hash     [3]uint64
+	Pad      [3]uint64
+	Policies [4]struct {
+		_             structs.HostLayout
+		Mode          uint32
+		OnTableFull   uint32
+		StrictParsing uint32
+		PreciseClock  uint32
+		GlobalFirst   uint32
+		GlobalCount   uint32
+		Services      uint32
+		Limits        uint32
+		Mask4         uint32
+		Mask6         [4]uint32
+		Features      uint32
+		Listed        uint32
+		Generation    uint32
+	}
 }
 
 type hashTestCounter struct {
@@ -41,11 +49,31 @@ type hashTestCounter struct {
 	Bytes   uint64
 }
 
+type hashTestCounts struct {
+	_      structs.HostLayout
+	Ledger struct {
+		_        structs.HostLayout
+		WindowNs uint64
+		Used     [2]uint32
+		Skip     [2]uint32
+		Created  uint32
+		Pad      uint32
+	}
+	Quic struct {
+		_          structs.HostLayout
+		Connection uint64
+		Dcid       uint64
+		Bucket     uint32
+		Token      uint32
+	}
+	ByEnd [64]hashTestCounter
+}
+
 type hashTestHashed struct {
 	_    structs.HostLayout
 	Hash uint64
-	Addr hashTestAddr
-	Pad  uint32
+	Src  hashTestAddr
+	Dst  hashTestAddr
 }
 
 type hashTestInterface struct {
@@ -56,41 +84,47 @@ type hashTestInterface struct {
 	JudgedBefore   uint64
 	Ifindex        uint32
 	Hook           uint32
+	Features       uint32
+	LinkHeader     uint32
+	ObserveAfter   uint32
+	Pad            uint32
 	Name           [16]uint8
-}
-
-type hashTestLedgerBudget struct {
-	_        structs.HostLayout
-	WindowNs uint64
-	Used     [2]uint32
-	Skip     [2]uint32
-	Created  uint32
-	Pad      uint32
 }
 
 type hashTestLimit struct {
 	_                   structs.HostLayout
-	Key                 [5]uint64
+	Seed                uint64
 	Cost                uint64
 	Capacity            uint64
 	Stale               uint64
-	AggregateCostNs     uint64
-	AggregateCapacityNs uint64
 	FirstBucket         uint32
 	BucketMask          uint32
-	Kind                uint32
-	UnitShift           uint32
 	Mask4               uint32
+	Over                uint32
+	Id                  uint32
+	UnitShift           uint8
+	CostShift           uint8
+	Kind                uint8
+	Per                 uint8
+	Flags               uint32
+	Pad1                uint32
+	From                uint64
+	Except              uint64
+	AggregateCostNs     uint64
+	AggregateCapacityNs uint64
 	Mask6               [4]uint32
-	Burst               uint32
+	Pad2                [2]uint64
 }
 
 type hashTestListEntry struct {
 	_         structs.HostLayout
 	ExpiresNs uint64
 	Hits      uint64
-	Scope     uint32
 	Prefixlen uint32
+	Scope     uint8
+	Listed    uint8
+	Policies  uint8
+	Pad       uint8
 }
 
 type hashTestListNote struct {
@@ -112,16 +146,19 @@ type hashTestMeta struct {
 	Pad uint32
 }
 
-type hashTestPolicy struct {
-	_             structs.HostLayout
-	Mode          uint32
-	OnTableFull   uint32
-	StrictParsing uint32
-	PreciseClock  uint32
-	Limit         hashTestLimit
-	RateCount     uint64
-	RatePeriodNs  uint64
-	Burst         uint64
+type hashTestPolicyPiece struct {
+	_       structs.HostLayout
+	Bytes   uint32
+	Pieces  uint32
+	Applied uint64
+	By      [32]uint8
+	Text    [4048]uint8
+}
+
+type hashTestPolicyTextKey struct {
+	_          structs.HostLayout
+	Generation uint32
+	Piece      uint32
 }
 
 type hashTestPrefixKey struct {
@@ -129,6 +166,28 @@ type hashTestPrefixKey struct {
 	Prefixlen uint32
 	Addr      hashTestAddr
 	Pad       uint32
+}
+
+type hashTestQuicBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
+type hashTestQuicSecret struct {
+	_   structs.HostLayout
+	Key [5]uint64
+}
+
+type hashTestScopedKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Scope     uint32
+	Addr      hashTestAddr
+}
+
+type hashTestServiceName struct {
+	_    structs.HostLayout
+	Name [32]uint8
 }
 
 type hashTestSource struct {
@@ -147,28 +206,88 @@ type hashTestSourceKey struct {
 	Service uint32
 }
 
+type hashTestTables struct {
+	_      structs.HostLayout
+	Meters [131072]struct {
+		_    structs.HostLayout
+		Slot [8]uint64
+	}
+	LimitStates [8192]struct {
+		_              structs.HostLayout
+		TatNs          uint64
+		AggregateTatNs uint64
+		Pad            [6]uint64
+	}
+	ListIndex [327680]uint64
+	Limits    [16384]struct {
+		_                   structs.HostLayout
+		Seed                uint64
+		Cost                uint64
+		Capacity            uint64
+		Stale               uint64
+		FirstBucket         uint32
+		BucketMask          uint32
+		Mask4               uint32
+		Over                uint32
+		Id                  uint32
+		UnitShift           uint8
+		CostShift           uint8
+		Kind                uint8
+		Per                 uint8
+		Flags               uint32
+		Pad1                uint32
+		From                uint64
+		Except              uint64
+		AggregateCostNs     uint64
+		AggregateCapacityNs uint64
+		Mask6               [4]uint32
+		Pad2                [2]uint64
+	}
+	Services [1024]struct {
+		_          structs.HostLayout
+		Id         uint32
+		FirstLimit uint32
+		LimitCount uint32
+		Flags      uint32
+		Allow      uint64
+		Pad        uint64
+	}
+	Ports [4]struct {
+		_      structs.HostLayout
+		Listen [131072]uint16
+	}
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	hashTestMapAddresses      = "addresses"
-	hashTestMapAggregates     = "aggregates"
-	hashTestMapAllowHosts     = "allow_hosts"
-	hashTestMapAllowPrefixes  = "allow_prefixes"
-	hashTestMapBlockHosts     = "block_hosts"
-	hashTestMapBlockPrefixes  = "block_prefixes"
-	hashTestMapControl        = "control"
-	hashTestMapCounters       = "counters"
-	hashTestMapHashLimit      = "hash_limit"
-	hashTestMapInterfaces     = "interfaces"
-	hashTestMapLedgerBudget   = "ledger_budget"
-	hashTestMapListIndex      = "list_index"
-	hashTestMapListNotes      = "list_notes"
-	hashTestMapMeta           = "meta"
-	hashTestMapMeters         = "meters"
-	hashTestMapPolicies       = "policies"
-	hashTestMapSources        = "sources"
-	hashTestProgHashAddresses = "hash_addresses"
+	hashTestMapAllowHosts      = "allow_hosts"
+	hashTestMapAllowPrefixes   = "allow_prefixes"
+	hashTestMapBlockHosts      = "block_hosts"
+	hashTestMapBlockPrefixes   = "block_prefixes"
+	hashTestMapCounters        = "counters"
+	hashTestMapHashLimit       = "hash_limit"
+	hashTestMapInterfaces      = "interfaces"
+	hashTestMapLimitCounters   = "limit_counters"
+	hashTestMapListNotes       = "list_notes"
+	hashTestMapLocals          = "locals"
+	hashTestMapMeta            = "meta"
+	hashTestMapPackets         = "packets"
+	hashTestMapPolicyTexts     = "policy_texts"
+	hashTestMapQuicRecent      = "quic_recent"
+	hashTestMapQuicSecrets     = "quic_secrets"
+	hashTestMapServiceCounters = "service_counters"
+	hashTestMapServiceNames    = "service_names"
+	hashTestMapSets            = "sets"
+	hashTestMapSources         = "sources"
+	hashTestProgHashPackets    = "hash_packets"
+	hashTestVarControl         = "control"
+	hashTestVarFeatures        = "features"
+	hashTestVarHasLinkHeader   = "has_link_header"
+	hashTestVarInterfaceSlot   = "interface_slot"
+	hashTestVarObserveAfter    = "observe_after"
+	hashTestVarTables          = "tables"
 )
 
 // loadHashTest returns the embedded CollectionSpec for hashTest.
@@ -213,36 +332,44 @@ type hashTestSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type hashTestProgramSpecs struct {
-	HashAddresses *ebpf.ProgramSpec `ebpf:"hash_addresses"`
+	HashPackets *ebpf.ProgramSpec `ebpf:"hash_packets"`
 }
 
 // hashTestMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type hashTestMapSpecs struct {
-	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
-	Aggregates    *ebpf.MapSpec `ebpf:"aggregates"`
-	AllowHosts    *ebpf.MapSpec `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.MapSpec `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.MapSpec `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.MapSpec `ebpf:"block_prefixes"`
-	Control       *ebpf.MapSpec `ebpf:"control"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	HashLimit     *ebpf.MapSpec `ebpf:"hash_limit"`
-	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.MapSpec `ebpf:"ledger_budget"`
-	ListIndex     *ebpf.MapSpec `ebpf:"list_index"`
-	ListNotes     *ebpf.MapSpec `ebpf:"list_notes"`
-	Meta          *ebpf.MapSpec `ebpf:"meta"`
-	Meters        *ebpf.MapSpec `ebpf:"meters"`
-	Policies      *ebpf.MapSpec `ebpf:"policies"`
-	Sources       *ebpf.MapSpec `ebpf:"sources"`
+	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	HashLimit       *ebpf.MapSpec `ebpf:"hash_limit"`
+	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
+	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
+	Locals          *ebpf.MapSpec `ebpf:"locals"`
+	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	Packets         *ebpf.MapSpec `ebpf:"packets"`
+	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
+	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	Sets            *ebpf.MapSpec `ebpf:"sets"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
 }
 
 // hashTestVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type hashTestVariableSpecs struct {
+	Control       *ebpf.VariableSpec `ebpf:"control"`
+	Features      *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables        *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // hashTestObjects contains all objects after they have been loaded into the kernel.
@@ -265,43 +392,47 @@ func (o *hashTestObjects) Close() error {
 //
 // It can be passed to loadHashTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hashTestMaps struct {
-	Addresses     *ebpf.Map `ebpf:"addresses"`
-	Aggregates    *ebpf.Map `ebpf:"aggregates"`
-	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.Map `ebpf:"block_prefixes"`
-	Control       *ebpf.Map `ebpf:"control"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	HashLimit     *ebpf.Map `ebpf:"hash_limit"`
-	Interfaces    *ebpf.Map `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.Map `ebpf:"ledger_budget"`
-	ListIndex     *ebpf.Map `ebpf:"list_index"`
-	ListNotes     *ebpf.Map `ebpf:"list_notes"`
-	Meta          *ebpf.Map `ebpf:"meta"`
-	Meters        *ebpf.Map `ebpf:"meters"`
-	Policies      *ebpf.Map `ebpf:"policies"`
-	Sources       *ebpf.Map `ebpf:"sources"`
+	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	HashLimit       *ebpf.Map `ebpf:"hash_limit"`
+	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
+	ListNotes       *ebpf.Map `ebpf:"list_notes"`
+	Locals          *ebpf.Map `ebpf:"locals"`
+	Meta            *ebpf.Map `ebpf:"meta"`
+	Packets         *ebpf.Map `ebpf:"packets"`
+	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
+	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	Sets            *ebpf.Map `ebpf:"sets"`
+	Sources         *ebpf.Map `ebpf:"sources"`
 }
 
 func (m *hashTestMaps) Close() error {
 	return _HashTestClose(
-		m.Addresses,
-		m.Aggregates,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
-		m.Control,
 		m.Counters,
 		m.HashLimit,
 		m.Interfaces,
-		m.LedgerBudget,
-		m.ListIndex,
+		m.LimitCounters,
 		m.ListNotes,
+		m.Locals,
 		m.Meta,
-		m.Meters,
-		m.Policies,
+		m.Packets,
+		m.PolicyTexts,
+		m.QuicRecent,
+		m.QuicSecrets,
+		m.ServiceCounters,
+		m.ServiceNames,
+		m.Sets,
 		m.Sources,
 	)
 }
@@ -310,18 +441,24 @@ func (m *hashTestMaps) Close() error {
 //
 // It can be passed to loadHashTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hashTestVariables struct {
+	Control       *ebpf.Variable `ebpf:"control"`
+	Features      *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
+	Tables        *ebpf.Variable `ebpf:"tables"`
 }
 
 // hashTestPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadHashTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hashTestPrograms struct {
-	HashAddresses *ebpf.Program `ebpf:"hash_addresses"`
+	HashPackets *ebpf.Program `ebpf:"hash_packets"`
 }
 
 func (p *hashTestPrograms) Close() error {
 	return _HashTestClose(
-		p.HashAddresses,
+		p.HashPackets,
 	)
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/synward/synward/pkg/policy"
 )
 
 // Instance is an opened pin directory: the maps, and the lock for as long as it is open.
@@ -13,6 +15,17 @@ type Instance struct {
 	dir  pinDir
 	lock *lock
 	maps *mapSet
+	*memory
+}
+
+// newInstance takes over the maps: they are closed with it, and here if it fails.
+func newInstance(dir pinDir, l *lock, m *mapSet) (*Instance, error) {
+	memory, err := m.mapMemory()
+	if err != nil {
+		m.close()
+		return nil, err
+	}
+	return &Instance{dir: dir, lock: l, maps: m, memory: memory}, nil
 }
 
 // Open opens an instance for reading, beside other readers. ErrNotAttached if there is none.
@@ -35,11 +48,25 @@ func open(dir pinDir, exclusive bool) (*Instance, error) {
 		return nil, err
 	}
 	if exclusive {
-		if err := i.sweepMeters(); err != nil {
+		if err := i.tidy(); err != nil {
 			return nil, errors.Join(err, i.Close())
 		}
 	}
 	return i, nil
+}
+
+// tidy does what every change begins with: what a killed command left is finished, a policy whose time is
+// over is left behind, and idle slots of the meters are pulled along.
+func (i *Instance) tidy() error {
+	if err := i.repairPrograms(); err != nil {
+		return err
+	}
+	if l := i.live(); l.lapsed(monotonicNow()) {
+		if err := i.settle(); err != nil {
+			return err
+		}
+	}
+	return i.sweepMeters()
 }
 
 // openLocked opens what is pinned. Maps that no attachment uses are what a killed command left:
@@ -63,7 +90,7 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Instance{dir: dir, lock: l, maps: m}, nil
+	return newInstance(dir, l, m)
 }
 
 // openOrCreate is for attach. Maps that no attachment uses, as a killed detach or a failed attach
@@ -72,7 +99,7 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 	i, err = openLocked(dir, l)
 	if err == nil {
-		return i, false, errors.Join(dir.sweep(), i.sweepMeters())
+		return i, false, errors.Join(dir.sweep(), i.tidy())
 	}
 	if !errors.Is(err, ErrNotAttached) {
 		return nil, false, err
@@ -81,7 +108,12 @@ func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 		return nil, false, err
 	} else if there {
 		if m, err := openMaps(dir); err == nil {
-			return &Instance{dir: dir, lock: l, maps: m}, false, dir.sweep()
+			if err := dir.sweep(); err != nil {
+				m.close()
+				return nil, false, err
+			}
+			i, err := newInstance(dir, l, m)
+			return i, false, err
 		}
 	}
 	if err := dir.removeLeftovers(); err != nil {
@@ -91,9 +123,12 @@ func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	i = &Instance{dir: dir, lock: l, maps: m}
+	i, err = newInstance(dir, l, m)
+	if err != nil {
+		return nil, false, err
+	}
 	if err := i.place(); err != nil {
-		m.close()
+		i.release()
 		return nil, false, err
 	}
 	return i, true, nil
@@ -101,7 +136,7 @@ func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 
 // place pins the maps beside their place and moves them there in one step.
 func (i *Instance) place() error {
-	if err := i.writeFirstPolicy(); err != nil {
+	if err := i.begin(); err != nil {
 		return err
 	}
 	staging := i.dir.newStaging()
@@ -117,15 +152,46 @@ func (i *Instance) place() error {
 	return nil
 }
 
+// begin draws the secrets of the hashes and makes generation 1: connections are counted, none is limited.
+func (i *Instance) begin() error {
+	hash, quic := &i.control.Hash, limiterQuicSecret{}
+	words := []*uint64{&hash[0], &hash[1], &hash[2]}
+	for n := range quic.Key {
+		words = append(words, &quic.Key[n])
+	}
+	if err := freshWords(words); err != nil {
+		return err
+	}
+	// A multiplier must be odd to be reversible.
+	for n := range hash {
+		hash[n] |= 1
+	}
+	for n := limiterQuicKeyWordQUIC_KEY_ODD1; n < limiterQuicKeyWordQUIC_KEYS; n++ {
+		quic.Key[n] |= 1
+	}
+	if err := i.maps.QuicSecrets.Put(uint32(0), quic); err != nil {
+		return fmt.Errorf("write secrets: %w", err)
+	}
+	return i.Apply(ApplyOptions{Policy: policy.Default(nil), By: originOperator})
+}
+
 // Close releases the lock and the maps. The kernel keeps enforcing. It may be called again.
 func (i *Instance) Close() error {
 	if i.lock == nil {
 		return nil
 	}
-	i.maps.close()
+	i.release()
 	i.lock.release()
 	i.lock = nil
 	return nil
+}
+
+// release lets go of the maps and of the memory that they are mapped to.
+func (i *Instance) release() {
+	if i.memory != nil {
+		i.memory.close()
+	}
+	i.maps.close()
 }
 
 // requirePrivilege wants root: pins, links and netlink all do.

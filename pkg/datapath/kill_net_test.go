@@ -173,14 +173,14 @@ func TestKillAttach(t *testing.T) {
 				killed := b.killAt(what, after)
 				p := b.inForce()
 				outcomes[fmt.Sprintf("killed %v, attached %v", killed, p != nil)]++
-				if p != nil && (p.Limit == nil || *p.Limit != *tight()) {
+				if l := limitOf(p); p != nil && (l == nil || *l != *tight()) {
 					t.Errorf("attached without its limit: %+v", p)
 				}
 				if err := b.start(what).Wait(); err != nil {
 					t.Errorf("the next attach: %v", err)
 				}
-				if p := b.inForce(); p == nil || p.Limit == nil || *p.Limit != *tight() {
-					t.Errorf("after the next attach: %+v", p)
+				if l := limitOf(b.inForce()); l == nil || *l != *tight() {
+					t.Errorf("after the next attach: %+v", l)
 				}
 			})
 			t.Log(outcomes)
@@ -197,9 +197,9 @@ func TestKillLimit(t *testing.T) {
 	randomKills(t, whole, func(after time.Duration) {
 		b.change(func(i *datapath.Instance) error { return i.SetLimit(tight()) })
 		b.killAt("limit", after)
-		p := b.inForce()
-		if p == nil || p.Limit == nil || *p.Limit != *tight() && *p.Limit != *loose() {
-			t.Fatalf("neither the old limit nor the new one: %+v", p)
+		l := limitOf(b.inForce())
+		if l == nil || *l != *tight() && *l != *loose() {
+			t.Fatalf("neither the old limit nor the new one: %+v", l)
 		}
 		b.change(func(i *datapath.Instance) error { return i.Forget(f.client) })
 		admitted := 0
@@ -208,8 +208,8 @@ func TestKillLimit(t *testing.T) {
 				admitted++
 			}
 		}
-		if want := min(5, int(p.Limit.Burst)); admitted != want {
-			t.Errorf("limit %v admitted %d of 5, want %d", p.Limit, admitted, want)
+		if want := min(5, int(l.Burst)); admitted != want {
+			t.Errorf("limit %v admitted %d of 5, want %d", l, admitted, want)
 		}
 	})
 }

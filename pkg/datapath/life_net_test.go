@@ -197,7 +197,7 @@ func TestInterfaceGoesAndComesBack(t *testing.T) {
 		b.one()
 		b.change(func(i *datapath.Instance) error {
 			p, err := i.Policy()
-			if p.Limit == nil || p.Limit.Burst != 5 {
+			if l := limitOf(&p); l == nil || l.Burst != 5 {
 				t.Errorf("the limit was lost: %+v", p)
 			}
 			return err

@@ -16,16 +16,22 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION              limiterAbi = 1
-	limiterAbiMETER_WAYS               limiterAbi = 8
-	limiterAbiMETER_REGIONS            limiterAbi = 2
-	limiterAbiMETER_BUCKETS_PER_REGION limiterAbi = 65536
-	limiterAbiPOLICY_SLOTS             limiterAbi = 4
-	limiterAbiMAX_INTERFACES           limiterAbi = 64
-	limiterAbiLIST_INDEX_WORDS4        limiterAbi = 262144
-	limiterAbiLIST_INDEX_WORDS6        limiterAbi = 65536
-	limiterAbiLIST_INDEX_FAMILIES      limiterAbi = 327680
-	limiterAbiLIST_INDEX_WORDS         limiterAbi = 327681
+	limiterAbiABI_VERSION       limiterAbi = 2
+	limiterAbiMETER_WAYS        limiterAbi = 8
+	limiterAbiMETER_BUCKETS     limiterAbi = 131072
+	limiterAbiPOLICY_SLOTS      limiterAbi = 4
+	limiterAbiMAX_INTERFACES    limiterAbi = 64
+	limiterAbiMAX_SERVICES      limiterAbi = 256
+	limiterAbiMAX_LIMITS        limiterAbi = 4096
+	limiterAbiMAX_PACKET_LIMITS limiterAbi = 12
+	limiterAbiSERVICE_IDS       limiterAbi = 512
+	limiterAbiLIMIT_IDS         limiterAbi = 8192
+	limiterAbiNEAR_IDS          limiterAbi = 64
+	limiterAbiQUIC_BUCKETS      limiterAbi = 65536
+	limiterAbiQUIC_WAYS         limiterAbi = 8
+	limiterAbiLIST_INDEX_WORDS4 limiterAbi = 262144
+	limiterAbiLIST_INDEX_WORDS6 limiterAbi = 65536
+	limiterAbiLIST_INDEX_WORDS  limiterAbi = 327680
 )
 
 type limiterAction uint32
@@ -33,8 +39,9 @@ type limiterAction uint32
 const (
 	limiterActionACTION_PASS    limiterAction = 0
 	limiterActionACTION_DROP    limiterAction = 1
-	limiterActionACTION_OBSERVE limiterAction = 2
-	limiterActionACTION_COUNT   limiterAction = 3
+	limiterActionACTION_RESET   limiterAction = 2
+	limiterActionACTION_OBSERVE limiterAction = 3
+	limiterActionACTION_COUNT   limiterAction = 4
 )
 
 type limiterAddr struct {
@@ -43,20 +50,33 @@ type limiterAddr struct {
 	Word   [4]uint32
 }
 
-type limiterAggregate struct {
-	_     structs.HostLayout
-	TatNs uint64
-}
-
 type limiterBucket struct {
 	_    structs.HostLayout
 	Slot [8]uint64
 }
 
-type limiterControl struct {
-	_          structs.HostLayout
-	Active     uint32
-	Generation uint32
+type limiterControlWords struct {
+	_        structs.HostLayout
+	Word     uint64
+	Families uint64
+	Hash     [3]uint64
+	Pad      [3]uint64
+	Policies [4]struct {
+		_             structs.HostLayout
+		Mode          uint32
+		OnTableFull   uint32
+		StrictParsing uint32
+		PreciseClock  uint32
+		GlobalFirst   uint32
+		GlobalCount   uint32
+		Services      uint32
+		Limits        uint32
+		Mask4         uint32
+		Mask6         [4]uint32
+		Features      uint32
+		Listed        uint32
+		Generation    uint32
+	}
 }
 
 type limiterCounter struct {
@@ -65,15 +85,47 @@ type limiterCounter struct {
 	Bytes   uint64
 }
 
+type limiterCounts struct {
+	_      structs.HostLayout
+	Ledger struct {
+		_        structs.HostLayout
+		WindowNs uint64
+		Used     [2]uint32
+		Skip     [2]uint32
+		Created  uint32
+		Pad      uint32
+	}
+	Quic struct {
+		_          structs.HostLayout
+		Connection uint64
+		Dcid       uint64
+		Bucket     uint32
+		Token      uint32
+	}
+	ByEnd [64]limiterCounter
+}
+
+type limiterFeature uint32
+
+const (
+	limiterFeatureFEATURE_PORTS  limiterFeature = 1
+	limiterFeatureFEATURE_LOCAL  limiterFeature = 2
+	limiterFeatureFEATURE_UDP    limiterFeature = 4
+	limiterFeatureFEATURE_QUIC   limiterFeature = 8
+	limiterFeatureFEATURE_SETS   limiterFeature = 16
+	limiterFeatureFEATURE_VOLUME limiterFeature = 32
+	limiterFeatureFEATURE_MANY   limiterFeature = 64
+	limiterFeatureFEATURE_RESET  limiterFeature = 128
+	limiterFeatureFEATURE_ALL    limiterFeature = 255
+)
+
 type limiterHashKey uint32
 
 const (
-	limiterHashKeyHASH_IPV4 limiterHashKey = 0
-	limiterHashKeyHASH_IPV6 limiterHashKey = 1
-	limiterHashKeyHASH_ODD1 limiterHashKey = 2
-	limiterHashKeyHASH_ODD2 limiterHashKey = 3
-	limiterHashKeyHASH_ODD3 limiterHashKey = 4
-	limiterHashKeyHASH_KEYS limiterHashKey = 5
+	limiterHashKeyHASH_ODD1 limiterHashKey = 0
+	limiterHashKeyHASH_ODD2 limiterHashKey = 1
+	limiterHashKeyHASH_ODD3 limiterHashKey = 2
+	limiterHashKeyHASH_KEYS limiterHashKey = 3
 )
 
 type limiterInterface struct {
@@ -84,48 +136,79 @@ type limiterInterface struct {
 	JudgedBefore   uint64
 	Ifindex        uint32
 	Hook           uint32
+	Features       uint32
+	LinkHeader     uint32
+	ObserveAfter   uint32
+	Pad            uint32
 	Name           [16]uint8
-}
-
-type limiterLedgerBudget struct {
-	_        structs.HostLayout
-	WindowNs uint64
-	Used     [2]uint32
-	Skip     [2]uint32
-	Created  uint32
-	Pad      uint32
 }
 
 type limiterLimit struct {
 	_                   structs.HostLayout
-	Key                 [5]uint64
+	Seed                uint64
 	Cost                uint64
 	Capacity            uint64
 	Stale               uint64
-	AggregateCostNs     uint64
-	AggregateCapacityNs uint64
 	FirstBucket         uint32
 	BucketMask          uint32
-	Kind                uint32
-	UnitShift           uint32
 	Mask4               uint32
+	Over                uint32
+	Id                  uint32
+	UnitShift           uint8
+	CostShift           uint8
+	Kind                uint8
+	Per                 uint8
+	Flags               uint32
+	Pad1                uint32
+	From                uint64
+	Except              uint64
+	AggregateCostNs     uint64
+	AggregateCapacityNs uint64
 	Mask6               [4]uint32
-	Burst               uint32
+	Pad2                [2]uint64
 }
+
+type limiterLimitFlag uint32
+
+const (
+	limiterLimitFlagLIMIT_COUNT_REJECTED limiterLimitFlag = 1
+	limiterLimitFlagLIMIT_OBSERVES       limiterLimitFlag = 2
+)
 
 type limiterLimitKind uint32
 
 const (
-	limiterLimitKindLIMIT_NONE limiterLimitKind = 0
-	limiterLimitKindLIMIT_NEW  limiterLimitKind = 1
+	limiterLimitKindLIMIT_NONE     limiterLimitKind = 0
+	limiterLimitKindLIMIT_NEW      limiterLimitKind = 1
+	limiterLimitKindLIMIT_PACKETS  limiterLimitKind = 2
+	limiterLimitKindLIMIT_BYTES_IN limiterLimitKind = 3
 )
+
+type limiterLimitPer uint32
+
+const (
+	limiterLimitPerPER_SOURCE             limiterLimitPer = 0
+	limiterLimitPerPER_DESTINATION        limiterLimitPer = 1
+	limiterLimitPerPER_SOURCE_DESTINATION limiterLimitPer = 2
+	limiterLimitPerPER_SERVICE            limiterLimitPer = 3
+)
+
+type limiterLimitState struct {
+	_              structs.HostLayout
+	TatNs          uint64
+	AggregateTatNs uint64
+	Pad            [6]uint64
+}
 
 type limiterListEntry struct {
 	_         structs.HostLayout
 	ExpiresNs uint64
 	Hits      uint64
-	Scope     uint32
 	Prefixlen uint32
+	Scope     uint8
+	Listed    uint8
+	Policies  uint8
+	Pad       uint8
 }
 
 type limiterListId uint32
@@ -147,6 +230,16 @@ type limiterListNoteKey struct {
 	Prefix limiterPrefixKey
 	List   uint32
 }
+
+type limiterListen uint32
+
+const (
+	limiterListenLISTEN_SERVICE   limiterListen = 511
+	limiterListenLISTEN_QUIC      limiterListen = 16384
+	limiterListenLISTEN_CLASS     limiterListen = 32768
+	limiterListenLISTEN_PROTOCOLS limiterListen = 2
+	limiterListenLISTEN_PORTS     limiterListen = 65536
+)
 
 type limiterMeta struct {
 	_   structs.HostLayout
@@ -174,10 +267,41 @@ type limiterPolicy struct {
 	OnTableFull   uint32
 	StrictParsing uint32
 	PreciseClock  uint32
-	Limit         limiterLimit
-	RateCount     uint64
-	RatePeriodNs  uint64
-	Burst         uint64
+	GlobalFirst   uint32
+	GlobalCount   uint32
+	Services      uint32
+	Limits        uint32
+	Mask4         uint32
+	Mask6         [4]uint32
+	Features      uint32
+	Listed        uint32
+	Generation    uint32
+}
+
+type limiterPolicyPiece struct {
+	_       structs.HostLayout
+	Bytes   uint32
+	Pieces  uint32
+	Applied uint64
+	By      [32]uint8
+	Text    [4048]uint8
+}
+
+type limiterPolicyText uint32
+
+const (
+	limiterPolicyTextPOLICY_TEXT_BYTES limiterPolicyText = 4048
+)
+
+type limiterPolicyTextKey struct {
+	_          structs.HostLayout
+	Generation uint32
+	Piece      uint32
+}
+
+type limiterPortTable struct {
+	_      structs.HostLayout
+	Listen [131072]uint16
 }
 
 type limiterPrefixKey struct {
@@ -187,24 +311,47 @@ type limiterPrefixKey struct {
 	Pad       uint32
 }
 
+type limiterQuicBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
+type limiterQuicKeyWord uint32
+
+const (
+	limiterQuicKeyWordQUIC_KEY_IPV4 limiterQuicKeyWord = 0
+	limiterQuicKeyWordQUIC_KEY_IPV6 limiterQuicKeyWord = 1
+	limiterQuicKeyWordQUIC_KEY_ODD1 limiterQuicKeyWord = 2
+	limiterQuicKeyWordQUIC_KEY_ODD2 limiterQuicKeyWord = 3
+	limiterQuicKeyWordQUIC_KEY_ODD3 limiterQuicKeyWord = 4
+	limiterQuicKeyWordQUIC_KEYS     limiterQuicKeyWord = 5
+)
+
+type limiterQuicSecret struct {
+	_   structs.HostLayout
+	Key [5]uint64
+}
+
 type limiterReason uint32
 
 const (
-	limiterReasonREASON_NONE        limiterReason = 0
-	limiterReasonREASON_NOT_IP      limiterReason = 1
-	limiterReasonREASON_UNPARSED    limiterReason = 2
-	limiterReasonREASON_NO_SERVICE  limiterReason = 3
-	limiterReasonREASON_ESTABLISHED limiterReason = 4
-	limiterReasonREASON_ALLOWED     limiterReason = 5
-	limiterReasonREASON_UNDER_LIMIT limiterReason = 6
-	limiterReasonREASON_BLOCKED     limiterReason = 7
-	limiterReasonREASON_OVER_NEW    limiterReason = 8
-	limiterReasonREASON_TABLE_FULL  limiterReason = 9
-	limiterReasonREASON_MALFORMED   limiterReason = 10
-	limiterReasonREASON_FRAGMENT    limiterReason = 11
-	limiterReasonREASON_CONTENDED   limiterReason = 12
-	limiterReasonREASON_SELF_TEST   limiterReason = 13
-	limiterReasonREASON_COUNT       limiterReason = 14
+	limiterReasonREASON_NONE          limiterReason = 0
+	limiterReasonREASON_NOT_IP        limiterReason = 1
+	limiterReasonREASON_UNPARSED      limiterReason = 2
+	limiterReasonREASON_NO_SERVICE    limiterReason = 3
+	limiterReasonREASON_ESTABLISHED   limiterReason = 4
+	limiterReasonREASON_ALLOWED       limiterReason = 5
+	limiterReasonREASON_UNDER_LIMIT   limiterReason = 6
+	limiterReasonREASON_BLOCKED       limiterReason = 7
+	limiterReasonREASON_OVER_NEW      limiterReason = 8
+	limiterReasonREASON_OVER_PACKETS  limiterReason = 9
+	limiterReasonREASON_OVER_BYTES_IN limiterReason = 10
+	limiterReasonREASON_TABLE_FULL    limiterReason = 11
+	limiterReasonREASON_MALFORMED     limiterReason = 12
+	limiterReasonREASON_FRAGMENT      limiterReason = 13
+	limiterReasonREASON_CONTENDED     limiterReason = 14
+	limiterReasonREASON_SELF_TEST     limiterReason = 15
+	limiterReasonREASON_COUNT         limiterReason = 16
 )
 
 type limiterScope uint32
@@ -213,6 +360,37 @@ const (
 	limiterScopeSCOPE_ALL limiterScope = 0
 	limiterScopeSCOPE_NEW limiterScope = 1
 )
+
+type limiterScopedKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Scope     uint32
+	Addr      limiterAddr
+}
+
+type limiterService struct {
+	_          structs.HostLayout
+	Id         uint32
+	FirstLimit uint32
+	LimitCount uint32
+	Flags      uint32
+	Allow      uint64
+	Pad        uint64
+}
+
+type limiterServiceFlag uint32
+
+const (
+	limiterServiceFlagSERVICE_VOLUME         limiterServiceFlag = 1
+	limiterServiceFlagSERVICE_SETS           limiterServiceFlag = 2
+	limiterServiceFlagSERVICE_COUNT_REJECTED limiterServiceFlag = 4
+	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
+)
+
+type limiterServiceName struct {
+	_    structs.HostLayout
+	Name [32]uint8
+}
 
 type limiterSource struct {
 	_           structs.HostLayout
@@ -236,30 +414,97 @@ type limiterSourceKey struct {
 	Service uint32
 }
 
+type limiterTables struct {
+	_      structs.HostLayout
+	Meters [131072]struct {
+		_    structs.HostLayout
+		Slot [8]uint64
+	}
+	LimitStates [8192]struct {
+		_              structs.HostLayout
+		TatNs          uint64
+		AggregateTatNs uint64
+		Pad            [6]uint64
+	}
+	ListIndex [327680]uint64
+	Limits    [16384]struct {
+		_                   structs.HostLayout
+		Seed                uint64
+		Cost                uint64
+		Capacity            uint64
+		Stale               uint64
+		FirstBucket         uint32
+		BucketMask          uint32
+		Mask4               uint32
+		Over                uint32
+		Id                  uint32
+		UnitShift           uint8
+		CostShift           uint8
+		Kind                uint8
+		Per                 uint8
+		Flags               uint32
+		Pad1                uint32
+		From                uint64
+		Except              uint64
+		AggregateCostNs     uint64
+		AggregateCapacityNs uint64
+		Mask6               [4]uint32
+		Pad2                [2]uint64
+	}
+	Services [1024]struct {
+		_          structs.HostLayout
+		Id         uint32
+		FirstLimit uint32
+		LimitCount uint32
+		Flags      uint32
+		Allow      uint64
+		Pad        uint64
+	}
+	Ports [4]struct {
+		_      structs.HostLayout
+		Listen [131072]uint16
+	}
+}
+
+type limiterVerdict uint32
+
+const (
+	limiterVerdictVERDICT_REFUSED      limiterVerdict = 256
+	limiterVerdictVERDICT_OBSERVED     limiterVerdict = 512
+	limiterVerdictVERDICT_ACTION_SHIFT limiterVerdict = 12
+	limiterVerdictVERDICT_LIMIT_SHIFT  limiterVerdict = 16
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	limiterMapAggregates    = "aggregates"
-	limiterMapAllowHosts    = "allow_hosts"
-	limiterMapAllowPrefixes = "allow_prefixes"
-	limiterMapBlockHosts    = "block_hosts"
-	limiterMapBlockPrefixes = "block_prefixes"
-	limiterMapControl       = "control"
-	limiterMapCounters      = "counters"
-	limiterMapInterfaces    = "interfaces"
-	limiterMapLedgerBudget  = "ledger_budget"
-	limiterMapListIndex     = "list_index"
-	limiterMapListNotes     = "list_notes"
-	limiterMapMeta          = "meta"
-	limiterMapMeters        = "meters"
-	limiterMapPolicies      = "policies"
-	limiterMapSources       = "sources"
-	limiterProgSynwardTc    = "synward_tc"
-	limiterProgSynwardXdp   = "synward_xdp"
-	limiterVarHasLinkHeader = "has_link_header"
-	limiterVarInterfaceSlot = "interface_slot"
-	limiterVarNamesForGo    = "names_for_go"
+	limiterMapAllowHosts      = "allow_hosts"
+	limiterMapAllowPrefixes   = "allow_prefixes"
+	limiterMapBlockHosts      = "block_hosts"
+	limiterMapBlockPrefixes   = "block_prefixes"
+	limiterMapCounters        = "counters"
+	limiterMapInterfaces      = "interfaces"
+	limiterMapLimitCounters   = "limit_counters"
+	limiterMapListNotes       = "list_notes"
+	limiterMapLocals          = "locals"
+	limiterMapMeta            = "meta"
+	limiterMapPolicyTexts     = "policy_texts"
+	limiterMapQuicRecent      = "quic_recent"
+	limiterMapQuicSecrets     = "quic_secrets"
+	limiterMapServiceCounters = "service_counters"
+	limiterMapServiceNames    = "service_names"
+	limiterMapSets            = "sets"
+	limiterMapSources         = "sources"
+	limiterProgSynwardTc      = "synward_tc"
+	limiterProgSynwardXdp     = "synward_xdp"
+	limiterVarControl         = "control"
+	limiterVarFeatures        = "features"
+	limiterVarHasLinkHeader   = "has_link_header"
+	limiterVarInterfaceSlot   = "interface_slot"
+	limiterVarNamesForGo      = "names_for_go"
+	limiterVarObserveAfter    = "observe_after"
+	limiterVarTables          = "tables"
 )
 
 // loadLimiter returns the embedded CollectionSpec for limiter.
@@ -312,30 +557,36 @@ type limiterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterMapSpecs struct {
-	Aggregates    *ebpf.MapSpec `ebpf:"aggregates"`
-	AllowHosts    *ebpf.MapSpec `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.MapSpec `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.MapSpec `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.MapSpec `ebpf:"block_prefixes"`
-	Control       *ebpf.MapSpec `ebpf:"control"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.MapSpec `ebpf:"ledger_budget"`
-	ListIndex     *ebpf.MapSpec `ebpf:"list_index"`
-	ListNotes     *ebpf.MapSpec `ebpf:"list_notes"`
-	Meta          *ebpf.MapSpec `ebpf:"meta"`
-	Meters        *ebpf.MapSpec `ebpf:"meters"`
-	Policies      *ebpf.MapSpec `ebpf:"policies"`
-	Sources       *ebpf.MapSpec `ebpf:"sources"`
+	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
+	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
+	Locals          *ebpf.MapSpec `ebpf:"locals"`
+	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
+	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	Sets            *ebpf.MapSpec `ebpf:"sets"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
 }
 
 // limiterVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterVariableSpecs struct {
+	Control       *ebpf.VariableSpec `ebpf:"control"`
+	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables        *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // limiterObjects contains all objects after they have been loaded into the kernel.
@@ -358,39 +609,43 @@ func (o *limiterObjects) Close() error {
 //
 // It can be passed to loadLimiterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterMaps struct {
-	Aggregates    *ebpf.Map `ebpf:"aggregates"`
-	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.Map `ebpf:"block_prefixes"`
-	Control       *ebpf.Map `ebpf:"control"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Interfaces    *ebpf.Map `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.Map `ebpf:"ledger_budget"`
-	ListIndex     *ebpf.Map `ebpf:"list_index"`
-	ListNotes     *ebpf.Map `ebpf:"list_notes"`
-	Meta          *ebpf.Map `ebpf:"meta"`
-	Meters        *ebpf.Map `ebpf:"meters"`
-	Policies      *ebpf.Map `ebpf:"policies"`
-	Sources       *ebpf.Map `ebpf:"sources"`
+	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
+	ListNotes       *ebpf.Map `ebpf:"list_notes"`
+	Locals          *ebpf.Map `ebpf:"locals"`
+	Meta            *ebpf.Map `ebpf:"meta"`
+	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
+	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	Sets            *ebpf.Map `ebpf:"sets"`
+	Sources         *ebpf.Map `ebpf:"sources"`
 }
 
 func (m *limiterMaps) Close() error {
 	return _LimiterClose(
-		m.Aggregates,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
-		m.Control,
 		m.Counters,
 		m.Interfaces,
-		m.LedgerBudget,
-		m.ListIndex,
+		m.LimitCounters,
 		m.ListNotes,
+		m.Locals,
 		m.Meta,
-		m.Meters,
-		m.Policies,
+		m.PolicyTexts,
+		m.QuicRecent,
+		m.QuicSecrets,
+		m.ServiceCounters,
+		m.ServiceNames,
+		m.Sets,
 		m.Sources,
 	)
 }
@@ -399,9 +654,13 @@ func (m *limiterMaps) Close() error {
 //
 // It can be passed to loadLimiterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterVariables struct {
+	Control       *ebpf.Variable `ebpf:"control"`
+	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
+	Tables        *ebpf.Variable `ebpf:"tables"`
 }
 
 // limiterPrograms contains all programs after they have been loaded into the kernel.

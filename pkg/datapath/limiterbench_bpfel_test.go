@@ -13,26 +13,54 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type limiterBenchAggregate struct {
-	_     structs.HostLayout
-	TatNs uint64
-}
-
-type limiterBenchBucket struct {
-	_    structs.HostLayout
-	Slot [8]uint64
-}
-
-type limiterBenchControl struct {
-	_          structs.HostLayout
-	Active     uint32
-	Generation uint32
+type limiterBenchControlWords struct {
+	_        structs.HostLayout
+	Word     uint64
+	Families uint64
+	Hash     [3]uint64
+	Pad      [3]uint64
+	Policies [4]struct {
+		_             structs.HostLayout
+		Mode          uint32
+		OnTableFull   uint32
+		StrictParsing uint32
+		PreciseClock  uint32
+		GlobalFirst   uint32
+		GlobalCount   uint32
+		Services      uint32
+		Limits        uint32
+		Mask4         uint32
+		Mask6         [4]uint32
+		Features      uint32
+		Listed        uint32
+		Generation    uint32
+	}
 }
 
 type limiterBenchCounter struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+}
+
+type limiterBenchCounts struct {
+	_      structs.HostLayout
+	Ledger struct {
+		_        structs.HostLayout
+		WindowNs uint64
+		Used     [2]uint32
+		Skip     [2]uint32
+		Created  uint32
+		Pad      uint32
+	}
+	Quic struct {
+		_          structs.HostLayout
+		Connection uint64
+		Dcid       uint64
+		Bucket     uint32
+		Token      uint32
+	}
+	ByEnd [64]limiterBenchCounter
 }
 
 type limiterBenchInterface struct {
@@ -43,24 +71,22 @@ type limiterBenchInterface struct {
 	JudgedBefore   uint64
 	Ifindex        uint32
 	Hook           uint32
+	Features       uint32
+	LinkHeader     uint32
+	ObserveAfter   uint32
+	Pad            uint32
 	Name           [16]uint8
-}
-
-type limiterBenchLedgerBudget struct {
-	_        structs.HostLayout
-	WindowNs uint64
-	Used     [2]uint32
-	Skip     [2]uint32
-	Created  uint32
-	Pad      uint32
 }
 
 type limiterBenchListEntry struct {
 	_         structs.HostLayout
 	ExpiresNs uint64
 	Hits      uint64
-	Scope     uint32
 	Prefixlen uint32
+	Scope     uint8
+	Listed    uint8
+	Policies  uint8
+	Pad       uint8
 }
 
 type limiterBenchListNote struct {
@@ -82,31 +108,19 @@ type limiterBenchMeta struct {
 	Pad uint32
 }
 
-type limiterBenchPolicy struct {
-	_             structs.HostLayout
-	Mode          uint32
-	OnTableFull   uint32
-	StrictParsing uint32
-	PreciseClock  uint32
-	Limit         struct {
-		_                   structs.HostLayout
-		Key                 [5]uint64
-		Cost                uint64
-		Capacity            uint64
-		Stale               uint64
-		AggregateCostNs     uint64
-		AggregateCapacityNs uint64
-		FirstBucket         uint32
-		BucketMask          uint32
-		Kind                uint32
-		UnitShift           uint32
-		Mask4               uint32
-		Mask6               [4]uint32
-		Burst               uint32
-	}
-	RateCount    uint64
-	RatePeriodNs uint64
-	Burst        uint64
+type limiterBenchPolicyPiece struct {
+	_       structs.HostLayout
+	Bytes   uint32
+	Pieces  uint32
+	Applied uint64
+	By      [32]uint8
+	Text    [4048]uint8
+}
+
+type limiterBenchPolicyTextKey struct {
+	_          structs.HostLayout
+	Generation uint32
+	Piece      uint32
 }
 
 type limiterBenchPrefixKey struct {
@@ -118,6 +132,32 @@ type limiterBenchPrefixKey struct {
 		Word   [4]uint32
 	}
 	Pad uint32
+}
+
+type limiterBenchQuicBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
+type limiterBenchQuicSecret struct {
+	_   structs.HostLayout
+	Key [5]uint64
+}
+
+type limiterBenchScopedKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Scope     uint32
+	Addr      struct {
+		_      structs.HostLayout
+		Family uint32
+		Word   [4]uint32
+	}
+}
+
+type limiterBenchServiceName struct {
+	_    structs.HostLayout
+	Name [32]uint8
 }
 
 type limiterBenchSource struct {
@@ -140,33 +180,91 @@ type limiterBenchSourceKey struct {
 	Service uint32
 }
 
+type limiterBenchTables struct {
+	_      structs.HostLayout
+	Meters [131072]struct {
+		_    structs.HostLayout
+		Slot [8]uint64
+	}
+	LimitStates [8192]struct {
+		_              structs.HostLayout
+		TatNs          uint64
+		AggregateTatNs uint64
+		Pad            [6]uint64
+	}
+	ListIndex [327680]uint64
+	Limits    [16384]struct {
+		_                   structs.HostLayout
+		Seed                uint64
+		Cost                uint64
+		Capacity            uint64
+		Stale               uint64
+		FirstBucket         uint32
+		BucketMask          uint32
+		Mask4               uint32
+		Over                uint32
+		Id                  uint32
+		UnitShift           uint8
+		CostShift           uint8
+		Kind                uint8
+		Per                 uint8
+		Flags               uint32
+		Pad1                uint32
+		From                uint64
+		Except              uint64
+		AggregateCostNs     uint64
+		AggregateCapacityNs uint64
+		Mask6               [4]uint32
+		Pad2                [2]uint64
+	}
+	Services [1024]struct {
+		_          structs.HostLayout
+		Id         uint32
+		FirstLimit uint32
+		LimitCount uint32
+		Flags      uint32
+		Allow      uint64
+		Pad        uint64
+	}
+	Ports [4]struct {
+		_      structs.HostLayout
+		Listen [131072]uint16
+	}
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	limiterBenchMapAggregates     = "aggregates"
-	limiterBenchMapAllowHosts     = "allow_hosts"
-	limiterBenchMapAllowPrefixes  = "allow_prefixes"
-	limiterBenchMapBlockHosts     = "block_hosts"
-	limiterBenchMapBlockPrefixes  = "block_prefixes"
-	limiterBenchMapControl        = "control"
-	limiterBenchMapCounters       = "counters"
-	limiterBenchMapInterfaces     = "interfaces"
-	limiterBenchMapLedgerBudget   = "ledger_budget"
-	limiterBenchMapListIndex      = "list_index"
-	limiterBenchMapListNotes      = "list_notes"
-	limiterBenchMapMeta           = "meta"
-	limiterBenchMapMeters         = "meters"
-	limiterBenchMapPolicies       = "policies"
-	limiterBenchMapSources        = "sources"
-	limiterBenchProgFloorParse    = "floor_parse"
-	limiterBenchProgFloorRandom   = "floor_random"
-	limiterBenchProgJourneyRandom = "journey_random"
-	limiterBenchProgSynwardTc     = "synward_tc"
-	limiterBenchProgSynwardXdp    = "synward_xdp"
-	limiterBenchVarHasLinkHeader  = "has_link_header"
-	limiterBenchVarInterfaceSlot  = "interface_slot"
-	limiterBenchVarNamesForGo     = "names_for_go"
+	limiterBenchMapAllowHosts      = "allow_hosts"
+	limiterBenchMapAllowPrefixes   = "allow_prefixes"
+	limiterBenchMapBlockHosts      = "block_hosts"
+	limiterBenchMapBlockPrefixes   = "block_prefixes"
+	limiterBenchMapCounters        = "counters"
+	limiterBenchMapInterfaces      = "interfaces"
+	limiterBenchMapLimitCounters   = "limit_counters"
+	limiterBenchMapListNotes       = "list_notes"
+	limiterBenchMapLocals          = "locals"
+	limiterBenchMapMeta            = "meta"
+	limiterBenchMapPolicyTexts     = "policy_texts"
+	limiterBenchMapQuicRecent      = "quic_recent"
+	limiterBenchMapQuicSecrets     = "quic_secrets"
+	limiterBenchMapServiceCounters = "service_counters"
+	limiterBenchMapServiceNames    = "service_names"
+	limiterBenchMapSets            = "sets"
+	limiterBenchMapSources         = "sources"
+	limiterBenchProgFloorParse     = "floor_parse"
+	limiterBenchProgFloorRandom    = "floor_random"
+	limiterBenchProgJourneyRandom  = "journey_random"
+	limiterBenchProgSynwardTc      = "synward_tc"
+	limiterBenchProgSynwardXdp     = "synward_xdp"
+	limiterBenchVarControl         = "control"
+	limiterBenchVarFeatures        = "features"
+	limiterBenchVarHasLinkHeader   = "has_link_header"
+	limiterBenchVarInterfaceSlot   = "interface_slot"
+	limiterBenchVarNamesForGo      = "names_for_go"
+	limiterBenchVarObserveAfter    = "observe_after"
+	limiterBenchVarTables          = "tables"
 )
 
 // loadLimiterBench returns the embedded CollectionSpec for limiterBench.
@@ -222,30 +320,36 @@ type limiterBenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterBenchMapSpecs struct {
-	Aggregates    *ebpf.MapSpec `ebpf:"aggregates"`
-	AllowHosts    *ebpf.MapSpec `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.MapSpec `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.MapSpec `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.MapSpec `ebpf:"block_prefixes"`
-	Control       *ebpf.MapSpec `ebpf:"control"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.MapSpec `ebpf:"ledger_budget"`
-	ListIndex     *ebpf.MapSpec `ebpf:"list_index"`
-	ListNotes     *ebpf.MapSpec `ebpf:"list_notes"`
-	Meta          *ebpf.MapSpec `ebpf:"meta"`
-	Meters        *ebpf.MapSpec `ebpf:"meters"`
-	Policies      *ebpf.MapSpec `ebpf:"policies"`
-	Sources       *ebpf.MapSpec `ebpf:"sources"`
+	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
+	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
+	Locals          *ebpf.MapSpec `ebpf:"locals"`
+	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
+	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	Sets            *ebpf.MapSpec `ebpf:"sets"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
 }
 
 // limiterBenchVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterBenchVariableSpecs struct {
+	Control       *ebpf.VariableSpec `ebpf:"control"`
+	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables        *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // limiterBenchObjects contains all objects after they have been loaded into the kernel.
@@ -268,39 +372,43 @@ func (o *limiterBenchObjects) Close() error {
 //
 // It can be passed to loadLimiterBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterBenchMaps struct {
-	Aggregates    *ebpf.Map `ebpf:"aggregates"`
-	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.Map `ebpf:"block_prefixes"`
-	Control       *ebpf.Map `ebpf:"control"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Interfaces    *ebpf.Map `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.Map `ebpf:"ledger_budget"`
-	ListIndex     *ebpf.Map `ebpf:"list_index"`
-	ListNotes     *ebpf.Map `ebpf:"list_notes"`
-	Meta          *ebpf.Map `ebpf:"meta"`
-	Meters        *ebpf.Map `ebpf:"meters"`
-	Policies      *ebpf.Map `ebpf:"policies"`
-	Sources       *ebpf.Map `ebpf:"sources"`
+	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
+	ListNotes       *ebpf.Map `ebpf:"list_notes"`
+	Locals          *ebpf.Map `ebpf:"locals"`
+	Meta            *ebpf.Map `ebpf:"meta"`
+	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
+	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	Sets            *ebpf.Map `ebpf:"sets"`
+	Sources         *ebpf.Map `ebpf:"sources"`
 }
 
 func (m *limiterBenchMaps) Close() error {
 	return _LimiterBenchClose(
-		m.Aggregates,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
-		m.Control,
 		m.Counters,
 		m.Interfaces,
-		m.LedgerBudget,
-		m.ListIndex,
+		m.LimitCounters,
 		m.ListNotes,
+		m.Locals,
 		m.Meta,
-		m.Meters,
-		m.Policies,
+		m.PolicyTexts,
+		m.QuicRecent,
+		m.QuicSecrets,
+		m.ServiceCounters,
+		m.ServiceNames,
+		m.Sets,
 		m.Sources,
 	)
 }
@@ -309,9 +417,13 @@ func (m *limiterBenchMaps) Close() error {
 //
 // It can be passed to loadLimiterBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterBenchVariables struct {
+	Control       *ebpf.Variable `ebpf:"control"`
+	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
+	Tables        *ebpf.Variable `ebpf:"tables"`
 }
 
 // limiterBenchPrograms contains all programs after they have been loaded into the kernel.

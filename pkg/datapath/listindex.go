@@ -3,7 +3,6 @@
 package datapath
 
 import (
-	"fmt"
 	"net/netip"
 	"sync/atomic"
 )
@@ -19,29 +18,22 @@ const (
 // indexAllShorter6: a shorter IPv6 prefix sets every bit, for it covers more hashes than there are.
 const indexAllShorter6 = 12
 
-// listIndex is the bitmap in front of the lists. A bit is set before its entry is inserted.
-type listIndex struct{ *words }
-
-func (i *Instance) openIndex() (*listIndex, error) {
-	w, err := mapWords(i.maps.ListIndex)
-	if err != nil {
-		return nil, fmt.Errorf("open list index: %w", err)
-	}
-	return &listIndex{w}, nil
-}
+// listIndex is the bitmap in front of the lists, and the word of families before that. A bit is set
+// before its entry is inserted.
+type listIndex struct{ *memory }
 
 // set marks every bit that an address of the prefix may look at, and last the one that says that the
 // family has any.
-func (x *listIndex) set(p netip.Prefix) {
+func (x listIndex) set(p netip.Prefix) {
 	x.setBits(p)
-	family := uint64(limiterAbiLIST_INDEX_FAMILIES) * 64
+	family := uint64(1)
 	if p.Addr().Is6() {
-		family++
+		family = 2
 	}
-	x.setRange(family, 1)
+	setBits(&x.control.Families, family)
 }
 
-func (x *listIndex) setBits(p netip.Prefix) {
+func (x listIndex) setBits(p netip.Prefix) {
 	v4Bits := uint64(limiterAbiLIST_INDEX_WORDS4) * 64
 	v6Bits := uint64(limiterAbiLIST_INDEX_WORDS6) * 64
 	if p.Addr().Is4() {
@@ -71,14 +63,19 @@ func span(p netip.Prefix, upper int) (first, n uint64) {
 	return first, 1 << (upper - p.Bits())
 }
 
-func (x *listIndex) setRange(first, n uint64) {
+func (x listIndex) setRange(first, n uint64) {
 	for end := first + n; first < end; {
 		word, bit := first/64, first%64
 		run := min(64-bit, end-first)
 		mask := (^uint64(0) >> (64 - run)) << bit
-		if atomic.LoadUint64(&x.all[word])&mask != mask {
-			atomic.OrUint64(&x.all[word], mask)
-		}
+		setBits(&x.tables.ListIndex[word], mask)
 		first += run
+	}
+}
+
+// setBits writes only if that changes something, for programs read the word.
+func setBits(word *uint64, bits uint64) {
+	if atomic.LoadUint64(word)&bits != bits {
+		atomic.OrUint64(word, bits)
 	}
 }

@@ -17,8 +17,14 @@ import (
 // lpmFamilyBits is how much of a trie key the family takes in front of the address.
 const lpmFamilyBits = 32
 
-// originOperator marks what was typed.
-const originOperator = "operator"
+// scopeBits is how much of the key of a policy's tries the scope takes, in front of that.
+const scopeBits = 32
+
+// Where an entry comes from: typed by somebody, or named by the policy in force.
+const (
+	originOperator = "operator"
+	originPolicy   = "policy"
+)
 
 // listMaps are the two maps that hold one list.
 type listMaps struct {
@@ -58,11 +64,7 @@ func (m listMaps) prefixOf(key limiterPrefixKey, trie bool) (netip.Prefix, bool)
 // Add puts entries on a list; one that is there already is replaced and keeps its hits. All are
 // added or none: ErrFull names the first that did not fit.
 func (i *Instance) Add(l List, entries []Entry) error {
-	index, err := i.openIndex()
-	if err != nil {
-		return err
-	}
-	defer index.close()
+	index := listIndex{i.memory}
 	m := i.list(l)
 	var undo []func() error
 	for _, e := range entries {
@@ -95,7 +97,7 @@ func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	value := entryValue(key, before.Hits, e)
+	value := entryValue(key, before, e)
 	err = target.Put(key, value)
 	if listIsFull(err) && i.sweepExpired(m) > 0 {
 		err = target.Put(key, value)
@@ -122,14 +124,14 @@ func (i *Instance) sweepExpired(m listMaps) (swept int) {
 	for _, from := range []*ebpf.Map{m.hosts, m.prefixes} {
 		var key limiterPrefixKey
 		var value limiterListEntry
-		var ended []limiterPrefixKey
+		var gone []limiterPrefixKey
 		iter := from.Iterate()
 		for iter.Next(&key, &value) {
-			if expired(value) {
-				ended = append(ended, key)
+			if ended := value.Listed == 0 || expired(value); ended && value.Policies == 0 {
+				gone = append(gone, key)
 			}
 		}
-		for _, key := range ended {
+		for _, key := range gone {
 			if from.Delete(key) == nil {
 				swept++
 			}
@@ -139,10 +141,13 @@ func (i *Instance) sweepExpired(m listMaps) (swept int) {
 	return swept
 }
 
-func entryValue(key limiterPrefixKey, hits uint64, e Entry) limiterListEntry {
-	value := limiterListEntry{Scope: uint32(limiterScopeSCOPE_ALL), Prefixlen: key.Prefixlen, Hits: hits}
+// entryValue is an entry that somebody put there; what policies say of the prefix stays.
+func entryValue(key limiterPrefixKey, before limiterListEntry, e Entry) limiterListEntry {
+	value := limiterListEntry{
+		Scope: uint8(limiterScopeSCOPE_ALL), Prefixlen: key.Prefixlen, Listed: 1, Hits: before.Hits, Policies: before.Policies,
+	}
 	if e.Scope == ScopeNew {
-		value.Scope = uint32(limiterScopeSCOPE_NEW)
+		value.Scope = uint8(limiterScopeSCOPE_NEW)
 	}
 	if !e.Expires.IsZero() {
 		value.ExpiresNs = dataTime(e.Expires)
@@ -191,16 +196,20 @@ func (i *Instance) note(key limiterListNoteKey) (limiterListNote, error) {
 	return note, err
 }
 
-// Remove takes prefixes off a list and counts those that were on it.
+// Remove takes prefixes off a list and counts those that were on it. What the policy in force names stays
+// as the policy says, and is not counted.
 func (i *Instance) Remove(l List, prefixes []netip.Prefix) (removed int, err error) {
 	m := i.list(l)
 	for _, p := range prefixes {
 		target, key := m.place(p.Masked())
-		err := target.Delete(key)
-		if err != nil && !isMissing(err) {
-			return removed, fmt.Errorf("remove %s: %w", p, err)
+		e, found, err := m.exact(target, key)
+		if err != nil {
+			return removed, err
 		}
-		if err == nil {
+		if found && e.Listed != 0 {
+			if err := i.unlist(target, key, e); err != nil {
+				return removed, fmt.Errorf("remove %s: %w", p, err)
+			}
 			removed++
 		}
 		err = i.maps.ListNotes.Delete(limiterListNoteKey{Prefix: key, List: uint32(m.id)})
@@ -209,6 +218,14 @@ func (i *Instance) Remove(l List, prefixes []netip.Prefix) (removed int, err err
 		}
 	}
 	return removed, nil
+}
+
+func (i *Instance) unlist(target *ebpf.Map, key limiterPrefixKey, e limiterListEntry) error {
+	if e.Policies == 0 {
+		return target.Delete(key)
+	}
+	e.Listed, e.ExpiresNs, e.Scope = 0, 0, 0
+	return target.Put(key, e)
 }
 
 // Entries lists what is in force, sorted by prefix; what has expired is not.
@@ -221,7 +238,7 @@ func (i *Instance) Entries(l List) ([]Entry, error) {
 		iter := from.Iterate()
 		for iter.Next(&key, &value) {
 			p, ok := m.prefixOf(key, from == m.prefixes)
-			if !ok || expired(value) {
+			if !ok || !i.holds(value) {
 				continue
 			}
 			out = append(out, i.entry(m, p, key, value))
@@ -245,9 +262,25 @@ func cmpPrefix(a, b netip.Prefix) int {
 
 func expired(v limiterListEntry) bool { return v.ExpiresNs != 0 && v.ExpiresNs <= monotonicNow() }
 
+// byPolicy: the policy in force names the entry.
+func (i *Instance) byPolicy(v limiterListEntry) bool {
+	slot := slotOfGeneration(i.live().inForce(monotonicNow()))
+	return v.Policies>>slot&1 != 0
+}
+
+// holds: the entry covers new connections now, for one reason or the other.
+func (i *Instance) holds(v limiterListEntry) bool {
+	return v.Listed != 0 && !expired(v) || i.byPolicy(v)
+}
+
+// entry is an entry as it is shown: as the policy's, where the policy names it, for that lasts the longest.
 func (i *Instance) entry(m listMaps, p netip.Prefix, key limiterPrefixKey, v limiterListEntry) Entry {
 	e := Entry{Prefix: p, Scope: ScopeAll, Origin: originOperator, Hits: v.Hits}
-	if v.Scope == uint32(limiterScopeSCOPE_NEW) {
+	if i.byPolicy(v) {
+		e.Origin = originPolicy
+		return e
+	}
+	if v.Scope == uint8(limiterScopeSCOPE_NEW) {
 		e.Scope = ScopeNew
 	}
 	if v.ExpiresNs != 0 {

@@ -22,7 +22,6 @@ func smallLists(t *testing.T) *Instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(m.close)
 	spec, err := loadLimiter()
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +34,15 @@ func smallLists(t *testing.T) *Instance {
 			t.Fatal(err)
 		}
 	}
-	return &Instance{maps: m}
+	i, err := newInstance("", nil, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.release)
+	if err := i.begin(); err != nil {
+		t.Fatal(err)
+	}
+	return i
 }
 
 // filling makes n entries of one kind: hosts, or prefixes that live in the trie.

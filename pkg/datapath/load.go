@@ -9,46 +9,91 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// Two maps are data sections, so that programs have their address; they are pinned under other names.
+const (
+	pinControl, sectionControl = "control", ".data.control"
+	pinTables, sectionTables   = "tables", ".bss"
 )
 
 // mapSet is the pinned maps of one instance, a field a map.
 type mapSet struct {
-	Meta          *ebpf.Map `ebpf:"meta"`
-	Control       *ebpf.Map `ebpf:"control"`
-	Policies      *ebpf.Map `ebpf:"policies"`
-	Meters        *ebpf.Map `ebpf:"meters"`
-	Aggregates    *ebpf.Map `ebpf:"aggregates"`
-	ListIndex     *ebpf.Map `ebpf:"list_index"`
-	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.Map `ebpf:"block_prefixes"`
-	ListNotes     *ebpf.Map `ebpf:"list_notes"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Sources       *ebpf.Map `ebpf:"sources"`
-	LedgerBudget  *ebpf.Map `ebpf:"ledger_budget"`
-	Interfaces    *ebpf.Map `ebpf:"interfaces"`
+	Meta            *ebpf.Map
+	Control         *ebpf.Map
+	Locals          *ebpf.Map
+	Sets            *ebpf.Map
+	Tables          *ebpf.Map
+	AllowHosts      *ebpf.Map
+	AllowPrefixes   *ebpf.Map
+	BlockHosts      *ebpf.Map
+	BlockPrefixes   *ebpf.Map
+	ListNotes       *ebpf.Map
+	QuicSecrets     *ebpf.Map
+	QuicRecent      *ebpf.Map
+	Counters        *ebpf.Map
+	ServiceCounters *ebpf.Map
+	LimitCounters   *ebpf.Map
+	Sources         *ebpf.Map
+	Interfaces      *ebpf.Map
+	ServiceNames    *ebpf.Map
+	PolicyTexts     *ebpf.Map
 }
 
-// byName walks the fields under the names that the object, the pins and the commands share.
+// byName walks the fields under the names that the pins and the commands share.
 func (m *mapSet) byName() map[string]**ebpf.Map {
 	return map[string]**ebpf.Map{
-		limiterMapMeta:          &m.Meta,
-		limiterMapControl:       &m.Control,
-		limiterMapPolicies:      &m.Policies,
-		limiterMapMeters:        &m.Meters,
-		limiterMapAggregates:    &m.Aggregates,
-		limiterMapListIndex:     &m.ListIndex,
-		limiterMapAllowHosts:    &m.AllowHosts,
-		limiterMapAllowPrefixes: &m.AllowPrefixes,
-		limiterMapBlockHosts:    &m.BlockHosts,
-		limiterMapBlockPrefixes: &m.BlockPrefixes,
-		limiterMapListNotes:     &m.ListNotes,
-		limiterMapCounters:      &m.Counters,
-		limiterMapSources:       &m.Sources,
-		limiterMapLedgerBudget:  &m.LedgerBudget,
-		limiterMapInterfaces:    &m.Interfaces,
+		limiterMapMeta:            &m.Meta,
+		pinControl:                &m.Control,
+		limiterMapLocals:          &m.Locals,
+		limiterMapSets:            &m.Sets,
+		pinTables:                 &m.Tables,
+		limiterMapAllowHosts:      &m.AllowHosts,
+		limiterMapAllowPrefixes:   &m.AllowPrefixes,
+		limiterMapBlockHosts:      &m.BlockHosts,
+		limiterMapBlockPrefixes:   &m.BlockPrefixes,
+		limiterMapListNotes:       &m.ListNotes,
+		limiterMapQuicSecrets:     &m.QuicSecrets,
+		limiterMapQuicRecent:      &m.QuicRecent,
+		limiterMapCounters:        &m.Counters,
+		limiterMapServiceCounters: &m.ServiceCounters,
+		limiterMapLimitCounters:   &m.LimitCounters,
+		limiterMapSources:         &m.Sources,
+		limiterMapInterfaces:      &m.Interfaces,
+		limiterMapServiceNames:    &m.ServiceNames,
+		limiterMapPolicyTexts:     &m.PolicyTexts,
 	}
+}
+
+// specName is what the object calls a map.
+func specName(pin string) string {
+	switch pin {
+	case pinControl:
+		return sectionControl
+	case pinTables:
+		return sectionTables
+	}
+	return pin
+}
+
+// mapSpec is how a map is made. Sections are named and shared like any other map.
+func mapSpec(spec *ebpf.CollectionSpec, pin string) *ebpf.MapSpec {
+	m := spec.Maps[specName(pin)].Copy()
+	m.Name = pin
+	if specName(pin) != pin {
+		m.Flags |= unix.BPF_F_MMAPABLE
+	}
+	return m
+}
+
+// replacements are the maps under the names that the object knows.
+func (m *mapSet) replacements() map[string]*ebpf.Map {
+	out := map[string]*ebpf.Map{}
+	for name, field := range m.byName() {
+		out[specName(name)] = *field
+	}
+	return out
 }
 
 func (m *mapSet) close() {
@@ -70,7 +115,7 @@ func createMaps() (*mapSet, error) {
 	}
 	m := &mapSet{}
 	for name, field := range m.byName() {
-		*field, err = ebpf.NewMap(spec.Maps[name])
+		*field, err = ebpf.NewMap(mapSpec(spec, name))
 		if err != nil {
 			m.close()
 			return nil, fmt.Errorf("create map %s: %w", name, err)
@@ -104,7 +149,7 @@ func openMaps(dir pinDir) (*mapSet, error) {
 		path := filepath.Join(dir.maps(), name)
 		*field, err = ebpf.LoadPinnedMap(path, nil)
 		if err == nil {
-			err = spec.Maps[name].Compatible(*field)
+			err = mapSpec(spec, name).Compatible(*field)
 		}
 		if err != nil {
 			m.close()
@@ -127,6 +172,9 @@ func openMaps(dir pinDir) (*mapSet, error) {
 type frozen struct {
 	slot       uint32
 	linkHeader bool
+	features   uint32
+	// observeAfter, in seconds of CLOCK_MONOTONIC, is when it stops to refuse anything; 0 is never.
+	observeAfter uint32
 }
 
 // loadProgram loads the program for a hook on the maps of m.
@@ -141,11 +189,8 @@ func (m *mapSet) loadVerbose(h hook, f frozen, level ebpf.LogLevel) (*ebpf.Progr
 	if err != nil {
 		return nil, "", err
 	}
-	opts := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
+	opts := ebpf.CollectionOptions{MapReplacements: m.replacements()}
 	opts.Programs.LogLevel = level
-	for name, field := range m.byName() {
-		opts.MapReplacements[name] = *field
-	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
 		return nil, "", loadError(err)
@@ -169,6 +214,8 @@ func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
 	set := map[string]any{
 		limiterVarInterfaceSlot: f.slot,
 		limiterVarHasLinkHeader: f.linkHeader,
+		limiterVarFeatures:      f.features,
+		limiterVarObserveAfter:  f.observeAfter,
 	}
 	for variable, value := range set {
 		if err := spec.Variables[variable].Set(value); err != nil {

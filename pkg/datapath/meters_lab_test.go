@@ -53,8 +53,8 @@ const (
 type meterObjects struct {
 	ChargeSteps *ebpf.Program  `ebpf:"charge_steps"`
 	Steps       *ebpf.Map      `ebpf:"steps"`
-	Limits      *ebpf.Map      `ebpf:"limits"`
-	Meters      *ebpf.Map      `ebpf:"meters"`
+	Limits      *ebpf.Map      `ebpf:"step_limits"`
+	Tables      *ebpf.Map      `ebpf:".bss"`
 	Arrived     *ebpf.Variable `ebpf:"arrived"`
 }
 
@@ -63,7 +63,8 @@ type meterLab struct {
 	t       testing.TB
 	objects meterObjects
 	steps   []metersTestStep
-	slots   []uint64
+	tables  *sharedTables
+	slots   []uint64 // of all buckets
 	limits  []limiterLimit
 }
 
@@ -74,31 +75,34 @@ func newMeterLab(t *testing.T) *meterLab {
 	if err := loadMetersTestObjects(&l.objects, nil); err != nil {
 		t.Fatalf("load: %+v", err)
 	}
-	for _, object := range []io.Closer{l.objects.ChargeSteps, l.objects.Steps, l.objects.Limits, l.objects.Meters} {
+	for _, object := range []io.Closer{l.objects.ChargeSteps, l.objects.Steps, l.objects.Limits, l.objects.Tables} {
 		t.Cleanup(func() { object.Close() })
 	}
 	steps, err := mapWords(l.objects.Steps)
 	must(t, err)
 	t.Cleanup(func() { steps.close() })
-	slots, err := mapWords(l.objects.Meters)
+	tables, err := mapShared[sharedTables](l.objects.Tables)
 	must(t, err)
-	t.Cleanup(func() { slots.close() })
+	t.Cleanup(func() { tables.close() })
 	var step metersTestStep
 	count := len(steps.all) * 8 / int(unsafe.Sizeof(step))
 	l.steps = unsafe.Slice((*metersTestStep)(unsafe.Pointer(&steps.all[0])), count)
-	l.slots = slots.all
+	l.tables, l.slots = tables.value, slots(tables.value.Meters[:])
 	return l
 }
 
-// use empties the table and sets the limits that steps name by their place.
+// use sets the limits that steps name by their place, and empties their regions at meterEpoch.
 func (l *meterLab) use(limits ...limiterLimit) {
 	l.t.Helper()
-	clear(l.slots[:1<<12])
+	l.useAt(meterEpoch, limits...)
+}
+
+// useAt does so at a time of the virtual clock.
+func (l *meterLab) useAt(nowNs uint64, limits ...limiterLimit) {
+	l.t.Helper()
 	l.limits = limits
 	for i, limit := range limits {
-		if limit.BucketMask >= 1<<12/uint32(limiterAbiMETER_WAYS) {
-			l.t.Fatal("use clears fewer buckets than that")
-		}
+		drain(l.tables, &limit, nowNs)
 		must(l.t, l.objects.Limits.Put(uint32(i), metersTestLimit(limit)))
 	}
 }
@@ -106,10 +110,10 @@ func (l *meterLab) use(limits ...limiterLimit) {
 // meterLimit compiles a limit on buckets (a power of two) of the table.
 func meterLimit(t testing.TB, l policy.NewLimit, buckets uint32) limiterLimit {
 	t.Helper()
-	compiled, err := compileLimit(l)
+	compiled, err := compileLimit(perSourceLimit(l))
 	must(t, err)
 	compiled.BucketMask = buckets - 1
-	return compiled
+	return compiled.limiterLimit
 }
 
 // step is one decision to make.

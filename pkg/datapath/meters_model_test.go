@@ -65,21 +65,22 @@ type modelState struct {
 	admitted [modelKeys]int8
 }
 
-// ahead is slot_ahead: how far a TAT lies ahead of now, below zero if behind.
-func (s *scenario) ahead(slot modelSlot, now int8) int16 {
+// level is slot_level: how far a TAT lies ahead of now, 0 if it is past or has wrapped around.
+func (s *scenario) level(slot modelSlot, now int8) int16 {
 	distance := int16(slot.tat-now) & (modelWrap - 1)
 	if distance > int16(s.stale) {
-		return distance - modelWrap
+		return 0
 	}
 	return distance
 }
 
+// rank is slot_rank: where a TAT lies on the circle that begins behind the youngest that there can be.
 func (s *scenario) rank(slot modelSlot, now, way int8) int16 {
-	ahead := s.ahead(slot, now)
 	if s.rules.clamped {
-		ahead = max(ahead, 0)
+		return s.level(slot, now)*8 + int16(way)
 	}
-	return ahead*8 + int16(way)
+	age := (int16(slot.tat) - int16(now) - int16(s.stale) - 1) & (modelWrap - 1)
+	return age*8 + int16(way)
 }
 
 // step takes one step of a CPU. done: it has nothing left to do.
@@ -135,7 +136,7 @@ func (s *scenario) insert(state *modelState, c *modelCPU, charge modelCharge) {
 
 // decide refuses, or goes on to the compare-and-swap. No step: it looks at nothing that is shared.
 func (s *scenario) decide(c *modelCPU, charge modelCharge) {
-	if level := max(s.ahead(c.old, charge.now), 0); level+int16(charge.cost) > int16(charge.capacity) {
+	if level := s.level(c.old, charge.now); level+int16(charge.cost) > int16(charge.capacity) {
 		c.finish()
 		return
 	}
@@ -147,7 +148,7 @@ func (s *scenario) swap(state *modelState, c *modelCPU, charge modelCharge) {
 		s.retry(c)
 		return
 	}
-	level := int8(max(s.ahead(c.old, charge.now), 0))
+	level := int8(s.level(c.old, charge.now))
 	state.slots[c.victim] = modelSlot{charge.key, (charge.now + level + charge.cost) & (modelWrap - 1)}
 	state.admitted[charge.key]++
 	c.finish()
@@ -191,7 +192,7 @@ func (s *scenario) explore() (fault string, states int) {
 func (s *scenario) fault(before, after modelState) string {
 	for way := range s.ways {
 		was, is := before.slots[way], after.slots[way]
-		if s.ahead(was, modelNow) > 0 && (is.tat-was.tat)&(modelWrap-1) > modelWrap/2 {
+		if s.level(was, modelNow) > 0 && (is.tat-was.tat)&(modelWrap-1) > modelWrap/2 {
 			return fmt.Sprintf("slot %d lost what it owed: %v became %v", way, was, is)
 		}
 		for other := range way {

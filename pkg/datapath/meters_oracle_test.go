@@ -82,12 +82,9 @@ func (o *oracle) charge(s metersTestStep) uint32 {
 // reset empties table and oracle at a time of this virtual clock.
 func (l *meterLab) reset(nowNs uint64, limits ...limiterLimit) *oracle {
 	l.t.Helper()
-	l.use(limits...)
+	l.useAt(nowNs, limits...)
 	o := newOracle(limits...)
 	o.empty = nowNs>>limits[0].UnitShift - 1
-	for i := range l.slots[:1<<12] {
-		l.slots[i] = o.empty & slotTAT
-	}
 	return o
 }
 

@@ -71,7 +71,7 @@ func (l *meterLab) tryArrivals(limit limiterLimit, rate policy.Rate, how string,
 	verdicts := l.compare(l.reset(meterEpoch, limit), steps)
 	times := admittedTimes(steps, verdicts, 0, hash)
 	promise(l.t, limit, times, how)
-	promiseInTime(l.t, rate, uint64(limit.Burst), times)
+	promiseInTime(l.t, rate, burstOf(&limit), times)
 	window := float64(steps[len(steps)-1].NowNs - meterEpoch)
 	perRate := window * float64(rate.Count) / float64(rate.Period)
 	least := 0.0
@@ -79,11 +79,11 @@ func (l *meterLab) tryArrivals(limit limiterLimit, rate policy.Rate, how string,
 	case "just below":
 		least = float64(len(steps))
 	case "at":
-		if limit.Burst > 1 { // a burst of one leaves no room for T being rounded up
+		if burstOf(&limit) > 1 { // a burst of one leaves no room for T being rounded up
 			least = 0.997 * float64(len(steps))
 		}
 	case "just above", "three", "hammer":
-		least = min(float64(limit.Burst)+0.997*perRate*(1-0.5/float64(limit.Burst))-2, float64(len(steps)))
+		least = min(float64(burstOf(&limit))+0.997*perRate*(1-0.5/float64(burstOf(&limit)))-2, float64(len(steps)))
 	}
 	if float64(len(times)) < least {
 		l.t.Errorf("%d of %d admitted, want at least %.0f", len(times), len(steps), least)

@@ -33,7 +33,6 @@ func TestMeterDoesWhatTheOracleDoes(t *testing.T) {
 		two := one
 		two.Cost = one.Cost * rapid.Uint64Range(1, 4).Draw(rt, "cost") // of the same region: the unit is the same
 		two.Capacity = two.Cost * rapid.Uint64Range(1, 10).Draw(rt, "second burst")
-		two.Burst = uint32(two.Capacity / two.Cost)
 		one.Stale = max(one.Stale, 3*two.Capacity) // a region's, not a limit's
 		two.Stale = one.Stale
 		pace := rapid.Uint64Range(0, 2*one.Cost).Draw(rt, "pace") << one.UnitShift

@@ -13,26 +13,54 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type metersTestAggregate struct {
-	_     structs.HostLayout
-	TatNs uint64
-}
-
-type metersTestBucket struct {
-	_    structs.HostLayout
-	Slot [8]uint64
-}
-
-type metersTestControl struct {
-	_          structs.HostLayout
-	Active     uint32
-	Generation uint32
+type metersTestControlWords struct {
+	_        structs.HostLayout
+	Word     uint64
+	Families uint64
+	Hash     [3]uint64
+	Pad      [3]uint64
+	Policies [4]struct {
+		_             structs.HostLayout
+		Mode          uint32
+		OnTableFull   uint32
+		StrictParsing uint32
+		PreciseClock  uint32
+		GlobalFirst   uint32
+		GlobalCount   uint32
+		Services      uint32
+		Limits        uint32
+		Mask4         uint32
+		Mask6         [4]uint32
+		Features      uint32
+		Listed        uint32
+		Generation    uint32
+	}
 }
 
 type metersTestCounter struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+}
+
+type metersTestCounts struct {
+	_      structs.HostLayout
+	Ledger struct {
+		_        structs.HostLayout
+		WindowNs uint64
+		Used     [2]uint32
+		Skip     [2]uint32
+		Created  uint32
+		Pad      uint32
+	}
+	Quic struct {
+		_          structs.HostLayout
+		Connection uint64
+		Dcid       uint64
+		Bucket     uint32
+		Token      uint32
+	}
+	ByEnd [64]metersTestCounter
 }
 
 type metersTestInterface struct {
@@ -43,41 +71,47 @@ type metersTestInterface struct {
 	JudgedBefore   uint64
 	Ifindex        uint32
 	Hook           uint32
+	Features       uint32
+	LinkHeader     uint32
+	ObserveAfter   uint32
+	Pad            uint32
 	Name           [16]uint8
-}
-
-type metersTestLedgerBudget struct {
-	_        structs.HostLayout
-	WindowNs uint64
-	Used     [2]uint32
-	Skip     [2]uint32
-	Created  uint32
-	Pad      uint32
 }
 
 type metersTestLimit struct {
 	_                   structs.HostLayout
-	Key                 [5]uint64
+	Seed                uint64
 	Cost                uint64
 	Capacity            uint64
 	Stale               uint64
-	AggregateCostNs     uint64
-	AggregateCapacityNs uint64
 	FirstBucket         uint32
 	BucketMask          uint32
-	Kind                uint32
-	UnitShift           uint32
 	Mask4               uint32
+	Over                uint32
+	Id                  uint32
+	UnitShift           uint8
+	CostShift           uint8
+	Kind                uint8
+	Per                 uint8
+	Flags               uint32
+	Pad1                uint32
+	From                uint64
+	Except              uint64
+	AggregateCostNs     uint64
+	AggregateCapacityNs uint64
 	Mask6               [4]uint32
-	Burst               uint32
+	Pad2                [2]uint64
 }
 
 type metersTestListEntry struct {
 	_         structs.HostLayout
 	ExpiresNs uint64
 	Hits      uint64
-	Scope     uint32
 	Prefixlen uint32
+	Scope     uint8
+	Listed    uint8
+	Policies  uint8
+	Pad       uint8
 }
 
 type metersTestListNote struct {
@@ -108,16 +142,19 @@ const (
 	metersTestMeterVerdictMETER_CONTENDED metersTestMeterVerdict = 3
 )
 
-type metersTestPolicy struct {
-	_             structs.HostLayout
-	Mode          uint32
-	OnTableFull   uint32
-	StrictParsing uint32
-	PreciseClock  uint32
-	Limit         metersTestLimit
-	RateCount     uint64
-	RatePeriodNs  uint64
-	Burst         uint64
+type metersTestPolicyPiece struct {
+	_       structs.HostLayout
+	Bytes   uint32
+	Pieces  uint32
+	Applied uint64
+	By      [32]uint8
+	Text    [4048]uint8
+}
+
+type metersTestPolicyTextKey struct {
+	_          structs.HostLayout
+	Generation uint32
+	Piece      uint32
 }
 
 type metersTestPrefixKey struct {
@@ -129,6 +166,32 @@ type metersTestPrefixKey struct {
 		Word   [4]uint32
 	}
 	Pad uint32
+}
+
+type metersTestQuicBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
+type metersTestQuicSecret struct {
+	_   structs.HostLayout
+	Key [5]uint64
+}
+
+type metersTestScopedKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Scope     uint32
+	Addr      struct {
+		_      structs.HostLayout
+		Family uint32
+		Word   [4]uint32
+	}
+}
+
+type metersTestServiceName struct {
+	_    structs.HostLayout
+	Name [32]uint8
 }
 
 type metersTestSource struct {
@@ -159,30 +222,90 @@ type metersTestStep struct {
 	Verdict uint32
 }
 
+type metersTestTables struct {
+	_      structs.HostLayout
+	Meters [131072]struct {
+		_    structs.HostLayout
+		Slot [8]uint64
+	}
+	LimitStates [8192]struct {
+		_              structs.HostLayout
+		TatNs          uint64
+		AggregateTatNs uint64
+		Pad            [6]uint64
+	}
+	ListIndex [327680]uint64
+	Limits    [16384]struct {
+		_                   structs.HostLayout
+		Seed                uint64
+		Cost                uint64
+		Capacity            uint64
+		Stale               uint64
+		FirstBucket         uint32
+		BucketMask          uint32
+		Mask4               uint32
+		Over                uint32
+		Id                  uint32
+		UnitShift           uint8
+		CostShift           uint8
+		Kind                uint8
+		Per                 uint8
+		Flags               uint32
+		Pad1                uint32
+		From                uint64
+		Except              uint64
+		AggregateCostNs     uint64
+		AggregateCapacityNs uint64
+		Mask6               [4]uint32
+		Pad2                [2]uint64
+	}
+	Services [1024]struct {
+		_          structs.HostLayout
+		Id         uint32
+		FirstLimit uint32
+		LimitCount uint32
+		Flags      uint32
+		Allow      uint64
+		Pad        uint64
+	}
+	Ports [4]struct {
+		_      structs.HostLayout
+		Listen [131072]uint16
+	}
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	metersTestMapAggregates    = "aggregates"
-	metersTestMapAllowHosts    = "allow_hosts"
-	metersTestMapAllowPrefixes = "allow_prefixes"
-	metersTestMapBlockHosts    = "block_hosts"
-	metersTestMapBlockPrefixes = "block_prefixes"
-	metersTestMapControl       = "control"
-	metersTestMapCounters      = "counters"
-	metersTestMapInterfaces    = "interfaces"
-	metersTestMapLedgerBudget  = "ledger_budget"
-	metersTestMapLimits        = "limits"
-	metersTestMapListIndex     = "list_index"
-	metersTestMapListNotes     = "list_notes"
-	metersTestMapMeta          = "meta"
-	metersTestMapMeters        = "meters"
-	metersTestMapPolicies      = "policies"
-	metersTestMapSources       = "sources"
-	metersTestMapSteps         = "steps"
-	metersTestProgChargeSteps  = "charge_steps"
-	metersTestVarArrived       = "arrived"
-	metersTestVarNamesForGo    = "names_for_go"
+	metersTestMapAllowHosts      = "allow_hosts"
+	metersTestMapAllowPrefixes   = "allow_prefixes"
+	metersTestMapBlockHosts      = "block_hosts"
+	metersTestMapBlockPrefixes   = "block_prefixes"
+	metersTestMapCounters        = "counters"
+	metersTestMapInterfaces      = "interfaces"
+	metersTestMapLimitCounters   = "limit_counters"
+	metersTestMapListNotes       = "list_notes"
+	metersTestMapLocals          = "locals"
+	metersTestMapMeta            = "meta"
+	metersTestMapPolicyTexts     = "policy_texts"
+	metersTestMapQuicRecent      = "quic_recent"
+	metersTestMapQuicSecrets     = "quic_secrets"
+	metersTestMapServiceCounters = "service_counters"
+	metersTestMapServiceNames    = "service_names"
+	metersTestMapSets            = "sets"
+	metersTestMapSources         = "sources"
+	metersTestMapStepLimits      = "step_limits"
+	metersTestMapSteps           = "steps"
+	metersTestProgChargeSteps    = "charge_steps"
+	metersTestVarArrived         = "arrived"
+	metersTestVarControl         = "control"
+	metersTestVarFeatures        = "features"
+	metersTestVarHasLinkHeader   = "has_link_header"
+	metersTestVarInterfaceSlot   = "interface_slot"
+	metersTestVarNamesForGo      = "names_for_go"
+	metersTestVarObserveAfter    = "observe_after"
+	metersTestVarTables          = "tables"
 )
 
 // loadMetersTest returns the embedded CollectionSpec for metersTest.
@@ -234,31 +357,39 @@ type metersTestProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type metersTestMapSpecs struct {
-	Aggregates    *ebpf.MapSpec `ebpf:"aggregates"`
-	AllowHosts    *ebpf.MapSpec `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.MapSpec `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.MapSpec `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.MapSpec `ebpf:"block_prefixes"`
-	Control       *ebpf.MapSpec `ebpf:"control"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.MapSpec `ebpf:"ledger_budget"`
-	Limits        *ebpf.MapSpec `ebpf:"limits"`
-	ListIndex     *ebpf.MapSpec `ebpf:"list_index"`
-	ListNotes     *ebpf.MapSpec `ebpf:"list_notes"`
-	Meta          *ebpf.MapSpec `ebpf:"meta"`
-	Meters        *ebpf.MapSpec `ebpf:"meters"`
-	Policies      *ebpf.MapSpec `ebpf:"policies"`
-	Sources       *ebpf.MapSpec `ebpf:"sources"`
-	Steps         *ebpf.MapSpec `ebpf:"steps"`
+	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
+	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
+	Locals          *ebpf.MapSpec `ebpf:"locals"`
+	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
+	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	Sets            *ebpf.MapSpec `ebpf:"sets"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	StepLimits      *ebpf.MapSpec `ebpf:"step_limits"`
+	Steps           *ebpf.MapSpec `ebpf:"steps"`
 }
 
 // metersTestVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type metersTestVariableSpecs struct {
-	Arrived    *ebpf.VariableSpec `ebpf:"arrived"`
-	NamesForGo *ebpf.VariableSpec `ebpf:"names_for_go"`
+	Arrived       *ebpf.VariableSpec `ebpf:"arrived"`
+	Control       *ebpf.VariableSpec `ebpf:"control"`
+	Features      *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables        *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // metersTestObjects contains all objects after they have been loaded into the kernel.
@@ -281,43 +412,47 @@ func (o *metersTestObjects) Close() error {
 //
 // It can be passed to loadMetersTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type metersTestMaps struct {
-	Aggregates    *ebpf.Map `ebpf:"aggregates"`
-	AllowHosts    *ebpf.Map `ebpf:"allow_hosts"`
-	AllowPrefixes *ebpf.Map `ebpf:"allow_prefixes"`
-	BlockHosts    *ebpf.Map `ebpf:"block_hosts"`
-	BlockPrefixes *ebpf.Map `ebpf:"block_prefixes"`
-	Control       *ebpf.Map `ebpf:"control"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Interfaces    *ebpf.Map `ebpf:"interfaces"`
-	LedgerBudget  *ebpf.Map `ebpf:"ledger_budget"`
-	Limits        *ebpf.Map `ebpf:"limits"`
-	ListIndex     *ebpf.Map `ebpf:"list_index"`
-	ListNotes     *ebpf.Map `ebpf:"list_notes"`
-	Meta          *ebpf.Map `ebpf:"meta"`
-	Meters        *ebpf.Map `ebpf:"meters"`
-	Policies      *ebpf.Map `ebpf:"policies"`
-	Sources       *ebpf.Map `ebpf:"sources"`
-	Steps         *ebpf.Map `ebpf:"steps"`
+	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
+	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
+	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
+	ListNotes       *ebpf.Map `ebpf:"list_notes"`
+	Locals          *ebpf.Map `ebpf:"locals"`
+	Meta            *ebpf.Map `ebpf:"meta"`
+	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
+	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
+	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	Sets            *ebpf.Map `ebpf:"sets"`
+	Sources         *ebpf.Map `ebpf:"sources"`
+	StepLimits      *ebpf.Map `ebpf:"step_limits"`
+	Steps           *ebpf.Map `ebpf:"steps"`
 }
 
 func (m *metersTestMaps) Close() error {
 	return _MetersTestClose(
-		m.Aggregates,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
-		m.Control,
 		m.Counters,
 		m.Interfaces,
-		m.LedgerBudget,
-		m.Limits,
-		m.ListIndex,
+		m.LimitCounters,
 		m.ListNotes,
+		m.Locals,
 		m.Meta,
-		m.Meters,
-		m.Policies,
+		m.PolicyTexts,
+		m.QuicRecent,
+		m.QuicSecrets,
+		m.ServiceCounters,
+		m.ServiceNames,
+		m.Sets,
 		m.Sources,
+		m.StepLimits,
 		m.Steps,
 	)
 }
@@ -326,8 +461,14 @@ func (m *metersTestMaps) Close() error {
 //
 // It can be passed to loadMetersTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type metersTestVariables struct {
-	Arrived    *ebpf.Variable `ebpf:"arrived"`
-	NamesForGo *ebpf.Variable `ebpf:"names_for_go"`
+	Arrived       *ebpf.Variable `ebpf:"arrived"`
+	Control       *ebpf.Variable `ebpf:"control"`
+	Features      *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
+	Tables        *ebpf.Variable `ebpf:"tables"`
 }
 
 // metersTestPrograms contains all programs after they have been loaded into the kernel.

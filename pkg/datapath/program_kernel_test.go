@@ -201,6 +201,6 @@ func TestBugPayloadLengthZeroSlipsPast(t *testing.T) {
 			t.Errorf("%s passes a SYN of a blocked source, answered by the kernel: %v", h, answered)
 		}
 		l.clearLists()
-		clear(l.meters.all)
+		l.emptyMeters()
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	tg "github.com/synward/synward/pkg/internal/trafficgen"
+	"github.com/synward/synward/pkg/policy"
 )
 
 // listCase is entries and what they make of a SYN and of an ACK from client4 or client6.
@@ -111,14 +112,19 @@ func manyCases(nested []string) []listCase {
 
 func TestLists(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
-	l.rules(nil)
 	beside4 := []string{"192.0.2.8/32", "192.0.2.4/31", "192.0.3.0/24", "128.0.0.0/2", "::/0", "2001:db8::/32", "c000:207::/32", "::c000:207/128"}
 	beside6 := []string{"2001:db8:1:2::8/128", "2001:db8:1:3::/64", "2001:db8:1:2:8000::/65", "4000::/2", "0.0.0.0/0", "32.1.13.184/32"}
 	for _, c := range listCases(nested4(), beside4) {
-		t.Run("IPv4/"+c.name, func(t *testing.T) { l.t = t; l.tryLists(c, syn4(), segment4(tg.ACK)) })
+		t.Run("IPv4/"+c.name, func(t *testing.T) {
+			l.t = t
+			l.specialisedAndGeneral(func() { l.tryLists(c, syn4(), segment4(tg.ACK)) })
+		})
 	}
 	for _, c := range listCases(nested6(), beside6) {
-		t.Run("IPv6/"+c.name, func(t *testing.T) { l.t = t; l.tryLists(c, syn6(), segment6(tg.ACK)) })
+		t.Run("IPv6/"+c.name, func(t *testing.T) {
+			l.t = t
+			l.specialisedAndGeneral(func() { l.tryLists(c, syn6(), segment6(tg.ACK)) })
+		})
 	}
 }
 
@@ -140,7 +146,9 @@ func (l *programLab) tryLists(c listCase, syn, ack tg.Packet) {
 	if got := l.hits(); got != want {
 		l.t.Errorf("%d hits of entries, want %d", got, want)
 	}
-	l.take(sourceOf(syn.Src))
+	for _, service := range []string{"", policy.DefaultService} {
+		l.take(ledgerKey{sourceOf(syn.Src), service})
+	}
 	l.clearLists()
 }
 
@@ -202,9 +210,9 @@ func TestMappedSourceIsNotTheIPv4Source(t *testing.T) {
 		l.expect(h, old, 0, isOver, "compatible, of the same /64")
 		l.clearLists()
 		l.expect(h, syn4().Bytes(), 0, isNew, "IPv4")
-		l.expectLine(sourceOf(compatible), ledgerLine{admitted: 1, refused: 2}, "ledger")
-		l.expectLine(sourceOf(client4.Addr()), ledgerLine{admitted: 1}, "ledger")
-		clear(l.meters.all)
+		l.expectLine(ledgerKey{sourceOf(compatible), policy.DefaultService}, ledgerLine{admitted: 1, refused: 2}, "ledger")
+		l.expectLine(ledgerKey{sourceOf(client4.Addr()), policy.DefaultService}, ledgerLine{admitted: 1}, "ledger")
+		l.emptyMeters()
 	}
 	l.expectNoOther()
 }

@@ -14,49 +14,66 @@ import (
 )
 
 var (
-	isFull      = dropped(limiterReasonREASON_TABLE_FULL)
-	isFullOpen  = passed(limiterReasonREASON_TABLE_FULL)
-	isContended = dropped(limiterReasonREASON_CONTENDED)
+	isFull         = dropped(limiterReasonREASON_TABLE_FULL)
+	isFullOpen     = passed(limiterReasonREASON_TABLE_FULL)
+	isContended    = dropped(limiterReasonREASON_CONTENDED)
+	isOverPackets  = dropped(limiterReasonREASON_OVER_PACKETS)
+	isOverBytes    = dropped(limiterReasonREASON_OVER_BYTES_IN)
+	isOverObserved = observed(limiterReasonREASON_OVER_NEW)
 )
 
-// fullTable makes one bucket of the table, whose slots all owe more than the limit allows.
-func (l *programLab) fullTable(limit limiterLimit) {
+// fullTable makes every slot of the limit's one bucket owe as much as the limit allows.
+func (l *programLab) fullTable() {
+	limit := l.limit(0)
 	now := monotonicNow() >> limit.UnitShift
-	for way := range uint64(limiterAbiMETER_WAYS) {
-		l.meters.all[way] = (way+1)*slotBorrowed<<1 | (now+limit.Capacity)&slotTAT
+	bucket := &l.tables.Meters[limit.FirstBucket]
+	for way := range bucket.Slot {
+		bucket.Slot[way] = uint64(way+1)*slotBorrowed<<1 | (now+limit.Capacity)&slotTAT
 	}
 }
 
-func oneBucket(p *limiterPolicy) { p.Limit.BucketMask = 0 }
+// poke changes what is in force beside what a policy can say.
+type poke func(l *programLab)
 
-// damaged points the limit at a bucket that is not there: no decision can be made by it.
-func damaged(p *limiterPolicy) { p.Limit.FirstBucket = ^uint32(0) - p.Limit.BucketMask }
+func oneBucket(l *programLab) { l.limit(0).BucketMask = 0 }
+func precisely(l *programLab) { l.head().PreciseClock = 1 }
+
+// damaged points the limit at buckets behind the table: another bucket decides, and no other memory.
+func damaged(l *programLab) { l.limit(0).FirstBucket = ^uint32(0) }
 
 // policyCase is a state of policy and meters, and how SYNs of one source end under it, in turn.
 type policyCase struct {
 	name    string
 	burst   uint64 // 0: no limit
-	changes []func(*limiterPolicy)
+	changes []func(*policy.Policy)
+	pokes   []poke
 	full    bool
 	want    []end
 }
 
 func policyCases() []policyCase {
+	type changes = []func(*policy.Policy)
 	return []policyCase{
-		{"no limit", 0, nil, false, []end{isNew, isNew, isNew}},
-		{"no limit, observe", 0, []func(*limiterPolicy){observing}, false, []end{isNew, isNew}},
-		{"burst 1", 1, nil, false, []end{isNew, isOver, isOver}},
-		{"burst 3", 3, nil, false, []end{isNew, isNew, isNew, isOver}},
-		{"observe", 1, []func(*limiterPolicy){observing}, false, []end{isNew, observed(isOver.reason), observed(isOver.reason)}},
-		{"strict", 1, []func(*limiterPolicy){strictly}, false, []end{isNew, isOver}},
-		{"precise clock", 1, []func(*limiterPolicy){func(p *limiterPolicy) { p.PreciseClock = 1 }}, false, []end{isNew, isOver}},
-		{"full, drop", 1, []func(*limiterPolicy){oneBucket}, true, []end{isFull, isFull}},
-		{"full, pass", 2, []func(*limiterPolicy){oneBucket, failOpen}, true, slices.Concat(slices.Repeat([]end{isFullOpen}, 2*aggregateShare), []end{isFull, isFull})},
-		{"full, pass, observe", 1, []func(*limiterPolicy){oneBucket, failOpen, observing}, true, slices.Concat(slices.Repeat([]end{isFullOpen}, aggregateShare), []end{observed(isFull.reason)})},
-		{"full, drop, observe", 1, []func(*limiterPolicy){oneBucket, observing}, true, []end{observed(isFull.reason)}},
-		{"full, no limit", 0, []func(*limiterPolicy){oneBucket}, true, []end{isNew}},
-		{"damaged", 1, []func(*limiterPolicy){damaged}, false, []end{isContended}},
-		{"damaged, observe", 1, []func(*limiterPolicy){damaged, observing}, false, []end{observed(isContended.reason)}},
+		{name: "no limit", want: []end{isNew, isNew, isNew}},
+		{name: "no limit, observe", changes: changes{observing}, want: []end{isNew, isNew}},
+		{name: "burst 1", burst: 1, want: []end{isNew, isOver, isOver}},
+		{name: "burst 3", burst: 3, want: []end{isNew, isNew, isNew, isOver}},
+		{name: "observe", burst: 1, changes: changes{observing}, want: []end{isNew, observed(isOver.reason), observed(isOver.reason)}},
+		{name: "strict", burst: 1, changes: changes{strictly}, want: []end{isNew, isOver}},
+		{name: "precise clock", burst: 1, pokes: []poke{precisely}, want: []end{isNew, isOver}},
+		{name: "full, drop", burst: 1, pokes: []poke{oneBucket}, full: true, want: []end{isFull, isFull}},
+		{
+			name: "full, pass", burst: 2, changes: changes{failOpen}, pokes: []poke{oneBucket}, full: true,
+			want: slices.Concat(slices.Repeat([]end{isFullOpen}, 2*aggregateShare), []end{isFull, isFull}),
+		},
+		{
+			name: "full, pass, observe", burst: 1, changes: changes{failOpen, observing}, pokes: []poke{oneBucket}, full: true,
+			want: slices.Concat(slices.Repeat([]end{isFullOpen}, aggregateShare), []end{observed(isFull.reason)}),
+		},
+		{name: "full, drop, observe", burst: 1, changes: changes{observing}, pokes: []poke{oneBucket}, full: true, want: []end{observed(isFull.reason)}},
+		{name: "full, no limit", pokes: []poke{oneBucket}, full: true, want: []end{isNew}},
+		{name: "damaged", burst: 1, pokes: []poke{damaged}, want: []end{isNew, isOver}},
+		{name: "damaged, observe", burst: 1, changes: changes{observing}, pokes: []poke{damaged}, want: []end{isNew, observed(isOver.reason)}},
 	}
 }
 
@@ -65,27 +82,30 @@ func TestPolicies(t *testing.T) {
 	for _, c := range policyCases() {
 		t.Run(c.name, func(t *testing.T) {
 			l.t = t
-			for _, p := range []tg.Packet{syn4(), syn6()} {
-				for _, h := range bothHooks {
-					l.tryPolicy(h, p, c)
+			l.specialisedAndGeneral(func() {
+				for _, p := range []tg.Packet{syn4(), syn6()} {
+					for _, h := range bothHooks {
+						l.tryPolicy(h, p, c)
+					}
 				}
-			}
+			})
 		})
 	}
 }
 
 func (l *programLab) tryPolicy(h hook, p tg.Packet, c policyCase) {
 	l.t.Helper()
-	clear(l.meters.all)
+	var limit *policy.NewLimit
 	if c.burst > 0 {
-		l.rules(onceADay(c.burst), c.changes...)
-	} else {
-		l.rules(nil, c.changes...)
+		limit = onceADay(c.burst)
 	}
-	must(l.t, l.maps.Aggregates.Put(uint32(0), limiterAggregate{}))
-	_, live := l.live()
+	l.rules(limit, c.changes...)
+	l.emptyMeters()
+	for _, poke := range c.pokes {
+		poke(l)
+	}
 	if c.full {
-		l.fullTable(live.Limit)
+		l.fullTable()
 	}
 	var want ledgerLine
 	for _, e := range c.want {
@@ -96,16 +116,8 @@ func (l *programLab) tryPolicy(h hook, p tg.Packet, c policyCase) {
 			want.refused++
 		}
 	}
-	l.expectLine(sourceOf(p.Src), want, c.name)
+	l.expectLine(ledgerKey{sourceOf(p.Src), policy.DefaultService}, want, c.name)
 	l.expectNoOther()
-}
-
-// live reads the policy as the data path does, damaged or not.
-func (l *programLab) live() (control limiterControl, p limiterPolicy) {
-	l.t.Helper()
-	must(l.t, l.maps.Control.Lookup(uint32(0), &control))
-	must(l.t, l.maps.Policies.Lookup(control.Active, &p))
-	return control, p
 }
 
 // Every reason and every action that the data path can count has a case in a table here.
@@ -130,6 +142,12 @@ func TestEveryReasonHasACase(t *testing.T) {
 	for _, c := range listCases(nested4(), nil) {
 		note(c.syn)
 	}
+	for _, c := range serviceCases() {
+		for _, s := range c.steps {
+			note(s.want)
+		}
+	}
+	note(isContended) // TestContended
 	for reason := limiterReasonREASON_NONE + 1; reason < limiterReasonREASON_COUNT; reason++ {
 		if !reasons[reason] {
 			t.Errorf("reason %d (%s) has no case", reason, reasonNames[reason])
@@ -145,29 +163,36 @@ func TestEveryReasonHasACase(t *testing.T) {
 // A customer has a /64: all its addresses are one source. The next /64 is another.
 func TestThousandAddressesOfOneSlash64(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
-	const burst, addresses = 7, 1000
-	for _, h := range bothHooks {
-		clear(l.meters.all)
-		l.rules(onceADay(burst))
-		want := map[netip.Prefix]ledgerLine{}
-		for _, net := range []string{"2001:db8:5:1::", "2001:db8:5:2::"} {
-			first := netip.MustParseAddr(net)
-			for i := range addresses {
-				e := isOver
-				if i < burst {
-					e = isNew
-				}
-				src := withHost(first, uint64(i)*0x9e3779b97f4a7c15)
-				l.expect(h, syn6(func(p *tg.Packet) { p.Src = src }).Bytes(), 0, e, src.String())
-			}
-			want[sourceOf(first)] = ledgerLine{admitted: burst, refused: addresses - burst}
+	l.rules(onceADay(7))
+	l.specialisedAndGeneral(func() {
+		for _, h := range bothHooks {
+			l.tryThousandAddresses(h, 7)
 		}
-		l.expectLedger(want, string(h))
-		for p := range want {
-			l.take(p)
-		}
-	}
+	})
 	l.expectNoOther()
+}
+
+func (l *programLab) tryThousandAddresses(h hook, burst uint64) {
+	l.t.Helper()
+	const addresses = 1000
+	l.emptyMeters()
+	want := map[ledgerKey]ledgerLine{}
+	for _, net := range []string{"2001:db8:5:1::", "2001:db8:5:2::"} {
+		first := netip.MustParseAddr(net)
+		for i := range uint64(addresses) {
+			e := isOver
+			if i < burst {
+				e = isNew
+			}
+			src := withHost(first, i*0x9e3779b97f4a7c15)
+			l.expect(h, syn6(func(p *tg.Packet) { p.Src = src }).Bytes(), 0, e, src.String())
+		}
+		want[ledgerKey{sourceOf(first), policy.DefaultService}] = ledgerLine{admitted: burst, refused: addresses - burst}
+	}
+	l.expectLedger(want, string(h))
+	for k := range want {
+		l.take(k)
+	}
 }
 
 // withHost puts an interface id into the lower half of an IPv6 address.
@@ -207,13 +232,15 @@ func TestBugHitsOfAPrefixAreNotAligned(t *testing.T) {
 func TestBugAggregateOutlivesItsLimit(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	must(t, l.SetLimit(onceADay(1)))
-	left := limiterAggregate{TatNs: monotonicNow() + uint64(24*time.Hour)}
-	must(t, l.maps.Aggregates.Put(uint32(0), left))
+	id := l.limit(0).Id
+	l.tables.LimitStates[id].AggregateTatNs = monotonicNow() + uint64(24*time.Hour)
 	must(t, l.SetLimit(&policy.NewLimit{Rate: policy.Rate{Count: 1000, Period: time.Second}, Burst: 1000}))
-	control, p := l.live()
-	p.Limit.BucketMask, p.Limit.FirstBucket = 0, 0
-	failOpen(&p)
-	must(t, l.maps.Policies.Put(control.Active, p))
-	l.fullTable(p.Limit)
+	if l.limit(0).Id != id {
+		t.Fatal("the limit has another id: the test shows nothing")
+	}
+	l.head().OnTableFull = uint32(limiterOnTableFullTABLE_FULL_PASS)
+	l.program(hookXDP) // is not loaded while the table drains
+	oneBucket(l)
+	l.fullTable()
 	l.expect(hookXDP, syn4().Bytes(), 0, isFullOpen, "after the change")
 }

@@ -69,17 +69,19 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 			t.Run(name+"/"+how, func(t *testing.T) {
 				l.t = t
 				frame := p.Bytes()
-				for n := 14; n <= len(frame); n++ {
-					cut := append([]byte(nil), frame[:n]...)
-					fix(cut, p)
-					whole := n == len(frame) || how == "sent short"
-					header := 4 * int(frame[max(tcpAt(p)+12, 12)]>>4)
-					if p.Fragment != nil {
-						header = 20 // the rest may come in later fragments
+				l.specialisedAndGeneral(func() {
+					for n := 14; n <= len(frame); n++ {
+						cut := append([]byte(nil), frame[:n]...)
+						fix(cut, p)
+						whole := n == len(frame) || how == "sent short"
+						header := 4 * int(frame[max(tcpAt(p)+12, 12)]>>4)
+						if p.Fragment != nil {
+							header = 20 // the rest may come in later fragments
+						}
+						l.tryTruncated(cut, tcpAt(p) > 0 && whole && n >= tcpAt(p)+header)
 					}
-					l.tryTruncated(cut, tcpAt(p) > 0 && whole && n >= tcpAt(p)+header)
-				}
-				l.expectNoOther()
+					l.expectNoOther()
+				})
 			})
 		}
 	}
@@ -91,8 +93,9 @@ func (l *programLab) tryTruncated(frame []byte, isSYN bool) {
 		if h == hookTCX && !l.runsOnSKB(frame) {
 			continue
 		}
-		clear(l.meters.all[:limiterAbiMETER_WAYS])
-		l.rules(onceADay(1), oneBucket)
+		l.rules(onceADay(1))
+		oneBucket(l)
+		l.emptyMeters()
 		if isSYN {
 			l.expect(h, frame, 0, isNew, "whole SYN")
 			l.expect(h, frame, 0, isOver, "whole SYN again")
@@ -108,7 +111,7 @@ func (l *programLab) runsOnSKB(frame []byte) bool {
 	if len(frame) >= 14+40 {
 		return true
 	}
-	_, err := l.programs[hookTCX].Run(&ebpf.RunOptions{Data: frame})
+	_, err := l.program(hookTCX).Run(&ebpf.RunOptions{Data: frame})
 	if err != nil && !errors.Is(err, unix.EINVAL) {
 		l.t.Fatalf("run on %d bytes: %v", len(frame), err)
 	}
@@ -121,11 +124,11 @@ func (l *programLab) runsOnSKB(frame []byte) bool {
 func (l *programLab) ownCounters(h hook) map[end]Counter {
 	l.t.Helper()
 	moved := map[end]Counter{}
+	all, err := l.ends(slotOf(h))
+	must(l.t, err)
 	for reason := range limiterReasonREASON_COUNT {
 		for action := range limiterActionACTION_COUNT {
-			index := counterIndex(slotOf(h), reason, action)
-			now, err := l.counter(slotOf(h), reason, action)
-			must(l.t, err)
+			index, now := counterIndex(slotOf(h), reason, action), all.of(reason, action)
 			if before := l.expected[index]; now != before {
 				moved[end{reason, action}] = Counter{now.Packets - before.Packets, now.Bytes - before.Bytes}
 				l.expected[index] = now

@@ -19,6 +19,10 @@ func (i *Instance) Sources() ([]Source, error) {
 	keys := make([]limiterSourceKey, readBatch)
 	values := make([]limiterSource, readBatch)
 	seen := map[limiterSourceKey]int{}
+	names, err := i.serviceNames()
+	if err != nil {
+		return nil, err
+	}
 	var out []Source
 	for {
 		n, err := i.maps.Sources.BatchLookup(&cursor, keys, values, nil)
@@ -26,7 +30,7 @@ func (i *Instance) Sources() ([]Source, error) {
 			return nil, fmt.Errorf("read sources: %w", err)
 		}
 		for j := range n {
-			s, ok := source(keys[j], values[j])
+			s, ok := i.source(keys[j], values[j], names)
 			if !ok {
 				continue
 			}
@@ -43,16 +47,60 @@ func (i *Instance) Sources() ([]Source, error) {
 	}
 }
 
-func source(k limiterSourceKey, v limiterSource) (Source, bool) {
+func (i *Instance) source(k limiterSourceKey, v limiterSource, names map[uint32]string) (Source, bool) {
 	addr := netAddr(k.Addr)
 	if !addr.IsValid() {
 		return Source{}, false
 	}
 	return Source{
-		Prefix:   sourceOf(addr),
-		Service:  DefaultService,
+		Prefix:   i.sourceOf(addr),
+		Service:  names[k.Service],
 		Admitted: v.Admitted, Refused: v.Refused,
 		FirstSeen: wallTime(v.FirstSeenNs), LastSeen: wallTime(v.LastSeenNs),
 		Sampled: v.Flags&uint32(limiterSourceFlagSOURCE_SAMPLED) != 0,
 	}, true
+}
+
+// serviceNames are the names of services by the ids that counts are kept under.
+func (i *Instance) serviceNames() (map[uint32]string, error) {
+	var key uint32
+	var name limiterServiceName
+	names := map[uint32]string{}
+	iter := i.maps.ServiceNames.Iterate()
+	for iter.Next(&key, &name) {
+		if name.Name[0] != 0 {
+			names[key] = text(name.Name[:])
+		}
+	}
+	if err := iter.Err(); err != nil {
+		return nil, fmt.Errorf("read service names: %w", err)
+	}
+	return names, nil
+}
+
+// forgetService takes the lines of a service that is gone out of the ledger, before another has its id.
+func (i *Instance) forgetService(id uint32) error {
+	var name limiterServiceName
+	if err := i.maps.ServiceNames.Lookup(id, &name); err != nil {
+		return fmt.Errorf("read service name: %w", err)
+	}
+	if name.Name[0] == 0 {
+		return nil
+	}
+	var key limiterSourceKey
+	var value limiterSource
+	var gone []limiterSourceKey
+	iter := i.maps.Sources.Iterate()
+	for iter.Next(&key, &value) {
+		if key.Service == id {
+			gone = append(gone, key)
+		}
+	}
+	// What the data path changed under the walk may be missed: such a line is shown under the new name.
+	for _, key := range gone {
+		if err := i.maps.Sources.Delete(key); err != nil && !isMissing(err) {
+			return fmt.Errorf("forget sources of a service: %w", err)
+		}
+	}
+	return nil
 }

@@ -80,7 +80,20 @@ func (i *Instance) look(at attachment, out *Interface) error {
 			out.Armed = true
 		}
 	}
+	out.unconfirmed(at.record.ObserveAfter, monotonicNow())
 	return i.measure(at, nl, out)
+}
+
+// unconfirmed: a program whose time to be confirmed is over refuses nothing, so it is not armed.
+func (out *Interface) unconfirmed(after uint32, nowNs uint64) {
+	if after == 0 {
+		return
+	}
+	end := uint64(after) * uint64(time.Second)
+	out.Unconfirmed, out.Left = true, time.Duration(end-min(end, nowNs))
+	if out.Armed && out.Left == 0 {
+		out.Armed, out.Why = false, "nobody confirmed it in time, so it refuses nothing; to change that: synward confirm"
+	}
 }
 
 // measure holds what the interface received against what its program judged, both since attach.
@@ -150,7 +163,7 @@ func (i *Instance) selfTest(at attachment) error {
 		return fmt.Errorf("open program: %w", err)
 	}
 	defer prog.Close()
-	before, err := i.reasonPackets(at.slot, limiterReasonREASON_SELF_TEST)
+	before, err := i.ends(at.slot)
 	if err != nil {
 		return err
 	}
@@ -159,11 +172,11 @@ func (i *Instance) selfTest(at attachment) error {
 	if _, err := prog.Run(&ebpf.RunOptions{Data: frame}); err != nil {
 		return fmt.Errorf("self test: %w", err)
 	}
-	after, err := i.reasonPackets(at.slot, limiterReasonREASON_SELF_TEST)
+	after, err := i.ends(at.slot)
 	if err != nil {
 		return err
 	}
-	if after == before {
+	if after.reason(limiterReasonREASON_SELF_TEST) == before.reason(limiterReasonREASON_SELF_TEST) {
 		return errors.New("self test: the program ran and counted nothing; detach and attach again")
 	}
 	return nil

@@ -18,7 +18,7 @@ func TestSweepOnlyRaisesWhatIsIdle(t *testing.T) {
 		next, idle := swept(slot, now, stale)
 		ahead := (slot - now) & slotTAT
 		behind := (now - slot) & slotTAT
-		if want := slot&slotTag != 0 && ahead > stale && behind > sweepAge; idle != want {
+		if want := ahead > stale && behind > sweepAge; idle != want { // also if it is nobody's
 			t.Fatalf("idle %v, want %v", idle, want)
 		}
 		if !idle {
@@ -38,14 +38,19 @@ func TestSweepOnlyRaisesWhatIsIdle(t *testing.T) {
 
 // A slot that was left alone for almost once around the clock is no debt after a sweep.
 func TestSweepPreventsTheWrap(t *testing.T) {
+	t.Run("of a key", func(t *testing.T) { sweepThroughWraps(t, 7<<41|1000) })
+	t.Run("of nobody", func(t *testing.T) { sweepThroughWraps(t, 1000) })
+}
+
+func sweepThroughWraps(t *testing.T, slot uint64) {
+	t.Helper()
 	const stale = 1 << 20
-	slot := uint64(7)<<41 | 1000
 	for now := uint64(1000); now < 1000+3*(slotTAT+1); now += (slotTAT + 1) / 3 {
 		slot, _ = swept(slot, now, stale)
 		for late := uint64(0); late < (slotTAT+1)/3; late += (slotTAT + 1) / 999 {
 			l := limiterLimit{Stale: stale}
-			if now+late > 2000 && level(l, slot, now+late) != 0 {
-				t.Fatalf("at %d the slot %x owes %d", now+late, slot, level(l, slot, now+late))
+			if now+late > 2000 && level(&l, slot, now+late) != 0 {
+				t.Fatalf("at %d the slot %x owes %d", now+late, slot, level(&l, slot, now+late))
 			}
 		}
 	}

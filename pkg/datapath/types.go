@@ -50,6 +50,9 @@ type Interface struct {
 	// Why says what is wrong when Armed is false or Traffic is not flowing, and how to mend it.
 	Why     string
 	Traffic Traffic
+	// Unconfirmed: it was attached for a time that waits for Confirm. It refuses for Left, then nothing.
+	Unconfirmed bool
+	Left        time.Duration
 	// Received and Judged are packets since the interface was attached.
 	Received, Judged uint64
 	AttachedAt       time.Time
@@ -60,9 +63,15 @@ type AttachOptions struct {
 	PinDir    string
 	Interface string
 	Mode      Mode
-	// Limit of new connections per source for DefaultService. Nil leaves what is in force; on the
-	// first attach that means that connections are counted and none is limited.
+	// Policy to put in force with it. Nil leaves what is in force; on the first attach that means that
+	// connections are counted and none is limited.
+	Policy *policy.Policy
+	// Limit of new connections per source for DefaultService, on top of the policy. Nil changes nothing.
 	Limit *policy.NewLimit
+	// Confirm, if above zero, is how long this attachment refuses anything unless Confirm is called.
+	Confirm time.Duration
+	// By is who attaches, kept for people.
+	By string
 }
 
 // Attempt is one mode that was tried and why it was not taken.
@@ -98,19 +107,30 @@ type Total struct {
 
 // Policy is what is in force.
 type Policy struct {
-	Generation uint32
+	Generation uint16
 	// Mode is enforce or observe.
 	Mode string
-	// Limit is nil where nothing is limited.
-	Limit *policy.NewLimit
-	// Table is where the limit's levels are kept; nil without a limit.
-	Table *Table
+	// Policy is what the operator asked for.
+	Policy *policy.Policy
+	// Tables are where its limits keep their levels, the regions of the meters.
+	Tables []Table
+	// Pending is set where a rollback will come unless somebody confirms.
+	Pending *Pending
 }
 
-// Table is a limit's part of the meters: how large it is, and up to how many new sources a second it
-// refuses nobody for want of room. Past that on_table_full decides.
+// Pending is a policy that waits for its confirmation.
+type Pending struct {
+	By   string
+	Left time.Duration
+	// Fallback is the generation that comes back.
+	Fallback uint16
+}
+
+// Table is a region of the meters: which limits lie in it, how large it is, and up to how many new sources
+// a second it refuses nobody for want of room. Past that on_table_full decides.
 type Table struct {
-	Bytes uint64
+	Limits []string
+	Bytes  uint64
 	// Singles is for sources that make one connection each, Bursts for those that use up their burst.
 	Singles, Bursts uint64
 }
@@ -135,6 +155,13 @@ const (
 	Block
 )
 
+func (l List) String() string {
+	if l == Allow {
+		return "allow"
+	}
+	return "block"
+}
+
 // Scope is which packets of a source a block entry covers.
 type Scope string
 
@@ -151,7 +178,7 @@ type Entry struct {
 	// Expires is zero for never.
 	Expires time.Time
 	Created time.Time
-	// Origin is operator for what was typed.
+	// Origin is operator for what was typed, policy for what the policy in force names.
 	Origin string
 	Reason string
 	By     string
@@ -168,6 +195,12 @@ type Verdict struct {
 	Until time.Time
 	// Entry is the list entry that decides, if one does.
 	Entry *Entry
+	// Service is the one that the connection is for, empty where the lists decide or there is none.
+	Service string
+	// Limit is the limit that refuses, or the one that has the least room; nil where none applies. LimitName
+	// is as in Table.
+	Limit     *policy.Limit
+	LimitName string
 	// Left is how many new connections would be admitted at this instant, where a limit decides.
 	Left uint64
 }

@@ -14,10 +14,17 @@ const (
 	MaxServiceLimits = 8
 	MaxGlobalLimits  = 4
 	MaxSets          = 64
+	// MaxMemberLists bounds the different lists of sources that from, except and the allow of
+	// services name.
+	MaxMemberLists = 64
 )
 
+// FullPacket is the size in bytes of a full packet of a usual Ethernet, with its link header.
+const FullPacket = 1514
+
 // Policy is all that an operator asks for: what a policy file says, with its files read and its
-// defaults filled in. Two policies that mean the same are equal once they are normal.
+// defaults filled in. What Parse returns is normal, see Normalize; two policies that mean the same are
+// Equal.
 type Policy struct {
 	Mode          Mode
 	OnTableFull   OnTableFull
@@ -26,7 +33,8 @@ type Policy struct {
 	Source PrefixLengths
 	// Sets are sorted by name.
 	Sets []Set
-	// Services are in the order of the file. Listen addresses of two services never meet.
+	// Services are in the order of the file, which means nothing. Of two that listen on one packet's
+	// address, one is more specific.
 	Services []Service
 	Global   Global
 	// Allow and Block are the lists of the policy, beside those of the operator.
@@ -139,7 +147,8 @@ const (
 type Limit struct {
 	Kind Kind
 	Per  Per
-	// Prefix are the lengths of the addresses that Per names; zero for PerService.
+	// Prefix is how much of an address makes one count: of the destination for PerDestination, else of
+	// the source; a destination beside a source counts whole. Zero for PerService.
 	Prefix PrefixLengths
 	// Rate and Burst are for all kinds but KindConcurrent, in connections, packets or bytes.
 	Rate  Rate
@@ -151,22 +160,35 @@ type Limit struct {
 	// CountRejected: what is refused is charged too, up to a whole burst.
 	CountRejected bool
 	Over          Over
-	// From, unless empty, narrows the limit to these sources; Except takes sources out.
+	// From, unless empty, narrows the limit to these sources; Except takes sources out, also of From.
 	From, Except Members
-	// Exempt is "verified" or empty.
+	// Exempt is ExemptVerified or empty.
 	Exempt string
 	Ban    *Ban
 }
 
+// ExemptVerified exempts sources that completed a handshake here of late.
+const ExemptVerified = "verified"
+
 // Ban says when being over a limit puts a source on the block list, and for how long.
 type Ban struct {
+	// After is how many strikes within Within make a ban.
 	After  uint64
 	Within time.Duration
 	For    time.Duration
-	// Growth is the factor of each repeat; Max the longest ban.
+	// Growth is the factor of each repeat, at least 1, in hundredths; Max the longest ban.
 	Growth float64
 	Max    time.Duration
-	// Scope is "service" or "global". Prefix widens what is banned; zero is the limit's own source.
-	Scope  string
+	Scope  BanScope
+	// Prefix is how much of the address is banned.
 	Prefix PrefixLengths
 }
+
+// BanScope is what a ban keeps a source from.
+type BanScope string
+
+// The scopes of a ban.
+const (
+	BanGlobal  BanScope = "global"
+	BanService BanScope = "service"
+)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/synward/synward/pkg/datapath"
@@ -34,37 +35,59 @@ func (c Check) Lift() string {
 	if !c.Refused() {
 		return ""
 	}
+	v := c.Verdict
 	switch {
-	case c.Verdict.Reason == "blocked" && c.Verdict.Entry != nil:
-		return fmt.Sprintf("%s block rm %s", c.Program, policy.FormatPrefix(c.Verdict.Entry.Prefix))
-	case c.Verdict.Reason == "over_new":
+	case v.Reason == "blocked" && v.Entry != nil && v.Entry.Origin != originPolicy:
+		return fmt.Sprintf("%s block rm %s", c.Program, policy.FormatPrefix(v.Entry.Prefix))
+	case strings.HasPrefix(v.Reason, "over_") && v.Limit != nil && v.Limit.Per == policy.PerSource:
 		return fmt.Sprintf("%s forget %s", c.Program, c.Addr)
 	}
 	return fmt.Sprintf("%s allow add %s", c.Program, c.Addr)
 }
 
+// originPolicy is the origin of the entries of the policy in force.
+const originPolicy = "policy"
+
 // why is the reason in words.
 func (c Check) why() string {
-	v, limit := c.Verdict, c.Policy.Limit
+	v := c.Verdict
 	switch {
 	case v.Entry != nil && v.Reason == "allowed":
 		return "on the allow list as " + entryInWords(*v.Entry)
 	case v.Entry != nil && v.Reason == "blocked":
 		return "on the block list as " + entryInWords(*v.Entry)
-	case v.Reason == "over_new" && limit != nil:
-		return fmt.Sprintf("over the limit of new connections, %s", limit)
-	case v.Reason == "under_limit" && limit == nil:
+	case v.Reason == "allowed":
+		return fmt.Sprintf("service %s allows it", v.Service)
+	case v.Reason == "no_service":
+		return "no service listens there, so nothing is limited"
+	case v.Reason == "under_limit" && v.Limit == nil && len(allLimits(c.Policy.Policy)) == 0:
 		return "no limit is in force"
+	case v.Reason == "under_limit" && v.Limit == nil:
+		return fmt.Sprintf("service %s has no limit that applies", v.Service)
 	case v.Reason == "under_limit":
-		return fmt.Sprintf("under the limit of new connections, %s; %d more would pass now", limit, v.Left)
+		return fmt.Sprintf("under %s; %d more would pass now", c.limit(), v.Left)
 	case v.Reason == "table_full":
 		return "not known to the limiter, whose table is full"
+	case v.Limit != nil:
+		return "over " + c.limit()
 	}
 	return v.Reason
 }
 
+// limit names the limit that decides, and says what it is.
+func (c Check) limit() string {
+	l := c.Verdict.Limit
+	if _, only := OnlyLimit(c.Policy.Policy); only {
+		return fmt.Sprintf("the limit of new connections, %s", policy.NewLimit{Rate: l.Rate, Burst: l.Burst})
+	}
+	return fmt.Sprintf("%s, %s", c.Verdict.LimitName, l.Words())
+}
+
 func entryInWords(e datapath.Entry) string {
 	text := policy.FormatPrefix(e.Prefix)
+	if e.Origin == originPolicy {
+		text += " of the policy"
+	}
 	if e.By != "" {
 		text += " by " + e.By
 	}
@@ -105,7 +128,7 @@ func (c Check) Text(w io.Writer) error {
 // JSON writes the document of `check`.
 func (c Check) JSON(w io.Writer) error {
 	var left *uint64
-	if c.Policy.Limit != nil && c.Verdict.Entry == nil {
+	if c.Verdict.Limit != nil {
 		left = &c.Verdict.Left
 	}
 	return writeJSON(w, struct {
@@ -116,5 +139,11 @@ func (c Check) JSON(w io.Writer) error {
 		Until   timestamp `json:"until"`
 		Lift    optional  `json:"lift"`
 		Left    *uint64   `json:"left"`
-	}{schema, c.Addr.String(), c.Verdict.Verdict, c.Verdict.Reason, timestamp(c.Verdict.Until), optional(c.Lift()), left})
+		// Service and Limit are null where a list decides, Limit also where none applies.
+		Service optional `json:"service"`
+		Limit   optional `json:"limit"`
+	}{
+		schema, c.Addr.String(), c.Verdict.Verdict, c.Verdict.Reason, timestamp(c.Verdict.Until), optional(c.Lift()), left,
+		optional(c.Verdict.Service), optional(c.Verdict.LimitName),
+	})
 }

@@ -37,7 +37,7 @@ func (e Entries) Text(w io.Writer) error {
 		if e.List == datapath.Block {
 			cells = append(cells, string(entry.Scope))
 		}
-		t.row(append(cells, Until(e.Now, entry.Expires), count(entry.Hits), ago(e.Now, entry.Created),
+		t.row(append(cells, Until(e.Now, entry.Expires), count(entry.Hits), Ago(e.Now, entry.Created),
 			orDash(entry.Origin), orDash(entry.By), orDash(entry.Reason))...)
 	}
 	return t.write(w)

@@ -84,7 +84,7 @@ func status() Status {
 				Received: 4_000_150, Judged: 4_000_150, AttachedAt: now().Add(-500 * time.Millisecond),
 			},
 		},
-		Policy: datapath.Policy{Generation: 3, Mode: "enforce", Limit: limit()},
+		Policy: datapath.Policy{Generation: 3, Mode: "enforce", Policy: policy.Default(limit())},
 		Totals: totals(),
 	}
 }
@@ -93,7 +93,7 @@ func TestStatus(t *testing.T) {
 	golden(t, "status.txt", status().Text)
 	golden(t, "status.json", status().JSON)
 	s := status()
-	s.Interfaces, s.Policy.Limit = s.Interfaces[2:], nil
+	s.Interfaces, s.Policy.Policy = s.Interfaces[2:], policy.Default(nil)
 	s.Totals = append(s.Totals[:1], total("self_test", 4, 256, map[string]uint64{"pass": 4}))
 	golden(t, "status-fresh.txt", s.Text)
 	golden(t, "status-fresh.json", s.JSON)
@@ -104,6 +104,17 @@ func TestStatus(t *testing.T) {
 	if s.Whole() {
 		t.Error("no interface at all counts as whole")
 	}
+}
+
+// A policy of several services that waits for its confirmation, on an interface that does too.
+func TestStatusPending(t *testing.T) {
+	s := status()
+	s.Interfaces = s.Interfaces[2:]
+	s.Interfaces[0].Unconfirmed, s.Interfaces[0].Left = true, 41*time.Second+500*time.Millisecond
+	s.Policy = webInForce()
+	s.Totals = s.Totals[:2]
+	golden(t, "status-pending.txt", s.Text)
+	golden(t, "status-pending.json", s.JSON)
 }
 
 func sources() Sources {

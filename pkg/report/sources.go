@@ -48,8 +48,8 @@ func (s Sources) Text(w io.Writer) error {
 		if src.Sampled {
 			mark, sampled = "~", true
 		}
-		t.row(policy.FormatPrefix(src.Prefix), src.Service, mark+count(src.Refused), mark+count(src.Admitted),
-			ago(s.Now, src.FirstSeen), ago(s.Now, src.LastSeen))
+		t.row(policy.FormatPrefix(src.Prefix), orDash(src.Service), mark+count(src.Refused), mark+count(src.Admitted),
+			Ago(s.Now, src.FirstSeen), Ago(s.Now, src.LastSeen))
 	}
 	if err := t.write(w); err != nil || !sampled {
 		return err
@@ -69,10 +69,11 @@ func (s Sources) Plain(w io.Writer) error {
 }
 
 type sourceJSON struct {
-	Source   string `json:"source"`
-	Service  string `json:"service"`
-	Admitted uint64 `json:"admitted"`
-	Refused  uint64 `json:"refused"`
+	Source string `json:"source"`
+	// Service is null for what ended before a service was found, as by a block.
+	Service  optional `json:"service"`
+	Admitted uint64   `json:"admitted"`
+	Refused  uint64   `json:"refused"`
 	// Established and Verified are null: neither is known yet.
 	Established *uint64   `json:"established"`
 	Verified    *bool     `json:"verified"`
@@ -86,7 +87,7 @@ func (s Sources) JSON(w io.Writer) error {
 	sources := make([]sourceJSON, 0, len(s.Sources))
 	for _, src := range s.Sources {
 		sources = append(sources, sourceJSON{
-			Source: policy.FormatPrefix(src.Prefix), Service: src.Service, Admitted: src.Admitted, Refused: src.Refused,
+			Source: policy.FormatPrefix(src.Prefix), Service: optional(src.Service), Admitted: src.Admitted, Refused: src.Refused,
 			FirstSeen: timestamp(src.FirstSeen), LastSeen: timestamp(src.LastSeen), Sampled: src.Sampled,
 		})
 	}

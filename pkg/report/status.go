@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/policy"
 )
 
 // Status is the state of an instance as it is now.
@@ -35,12 +36,7 @@ func (s Status) Text(w io.Writer) error {
 	if err := s.writeInterfaces(w); err != nil {
 		return err
 	}
-	lines := Limit(s.Policy.Limit)
-	if s.Policy.Table != nil {
-		lines += "\n" + Table(s.Policy.Table)
-	}
-	_, err := fmt.Fprintf(w, "\npolicy: generation %d, %s\n%s\n\n", s.Policy.Generation, printable(s.Policy.Mode), lines)
-	if err != nil {
+	if err := s.writePolicy(w); err != nil {
 		return err
 	}
 	// The self tests are synward's own packets: what they showed stands under armed.
@@ -52,6 +48,55 @@ func (s Status) Text(w io.Writer) error {
 	return writeTotals(w, counted)
 }
 
+func (s Status) writePolicy(w io.Writer) error {
+	lines := []string{fmt.Sprintf("policy: generation %d, %s", s.Policy.Generation, s.Policy.Mode)}
+	if s.Policy.Pending != nil {
+		lines[0] += "; " + Pending(s.Policy.Pending)
+	}
+	if limit, ok := OnlyLimit(s.Policy.Policy); ok {
+		lines = append(lines, Limit(limit))
+	} else {
+		lines = append(lines, services(s.Policy.Policy)...)
+	}
+	lines = append(lines, Tables(s.Policy)...)
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	for _, line := range append(lines, "") {
+		if _, err := fmt.Fprintln(w, printable(line)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxServices is how many services status shows: a screen.
+const maxServices = 16
+
+// services is the services of a policy with their limits, a line for each.
+func services(p *policy.Policy) []string {
+	var lines []string
+	add := func(name string, limits []policy.Limit) {
+		if len(limits) == 0 {
+			name += ": no limit"
+		}
+		lines = append(lines, name)
+		for _, l := range limits {
+			lines = append(lines, fmt.Sprintf("  %s (%s)", l.Words(), l.WorstWindow()))
+		}
+	}
+	for _, s := range p.Services[:min(len(p.Services), maxServices)] {
+		add(fmt.Sprintf("%s, %s", s.Name, shortListens(s.Listen)), s.Limits)
+	}
+	if more := len(p.Services) - maxServices; more > 0 {
+		lines = append(lines, plural(more, "more service")+"; `synward services` shows all")
+	}
+	if len(p.Global.Limits) > 0 {
+		add("all services together", p.Global.Limits)
+	}
+	return lines
+}
+
 func (s Status) writeInterfaces(w io.Writer) error {
 	interfaces := s.sorted()
 	elsewhere := slices.ContainsFunc(interfaces, func(i datapath.Interface) bool { return i.Netns != "" })
@@ -61,7 +106,7 @@ func (s Status) writeInterfaces(w io.Writer) error {
 	}
 	for _, i := range interfaces {
 		cells := []string{i.Name, string(i.Mode), yesNo(i.Armed), string(i.Traffic), count(i.Received), count(i.Judged),
-			ago(s.Now, i.AttachedAt)}
+			Ago(s.Now, i.AttachedAt)}
 		if elsewhere {
 			cells = append(cells, orDash(i.Netns))
 		}
@@ -71,14 +116,25 @@ func (s Status) writeInterfaces(w io.Writer) error {
 		return err
 	}
 	for _, i := range interfaces {
-		if i.Why == "" {
-			continue
-		}
-		if _, err := fmt.Fprintf(w, "%s: %s\n", printable(i.Name), printable(i.Why)); err != nil {
-			return err
+		for _, line := range notes(i) {
+			if _, err := fmt.Fprintf(w, "%s: %s\n", printable(i.Name), printable(line)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// notes is what is to be said of an interface beside its row.
+func notes(i datapath.Interface) []string {
+	var lines []string
+	if i.Why != "" {
+		lines = append(lines, i.Why)
+	}
+	if i.Unconfirmed && i.Left > 0 {
+		lines = append(lines, Unconfirmed(i.Left))
+	}
+	return lines
 }
 
 // sorted are the interfaces of the caller's namespace first, then by namespace and name.
@@ -99,47 +155,32 @@ type interfaceJSON struct {
 	Received   uint64    `json:"received"`
 	Judged     uint64    `json:"judged"`
 	AttachedAt timestamp `json:"attached_at"`
+	// Pending: it waits for its confirmation; with 0 seconds left it refuses nothing.
+	Pending *unconfirmedJSON `json:"pending"`
 }
 
-type limitJSON struct {
-	Per   string `json:"per"`
-	New   string `json:"new"`
-	Burst uint64 `json:"burst"`
-}
-
-type serviceJSON struct {
-	Name   string      `json:"name"`
-	Limits []limitJSON `json:"limits"`
-}
-
-type policyJSON struct {
-	Generation uint32        `json:"generation"`
-	Mode       string        `json:"mode"`
-	Services   []serviceJSON `json:"services"`
-	// Pending is null: there is no change yet that waits to be confirmed.
-	Pending *struct{} `json:"pending"`
+type unconfirmedJSON struct {
+	LeftSeconds int64 `json:"left_seconds"`
 }
 
 // JSON writes the document of `status`.
 func (s Status) JSON(w io.Writer) error {
 	interfaces := []interfaceJSON{}
 	for _, i := range s.sorted() {
-		interfaces = append(interfaces, interfaceJSON{
+		row := interfaceJSON{
 			Name: i.Name, Ifindex: i.Ifindex, Netns: optional(i.Netns), Mode: string(i.Mode), Armed: i.Armed,
 			Traffic: string(i.Traffic), Why: optional(i.Why), Received: i.Received, Judged: i.Judged,
 			AttachedAt: timestamp(i.AttachedAt),
-		})
-	}
-	service := serviceJSON{Name: datapath.DefaultService, Limits: []limitJSON{}}
-	if l := s.Policy.Limit; l != nil {
-		service.Limits = append(service.Limits, limitJSON{Per: "source", New: l.Rate.String(), Burst: l.Burst})
+		}
+		if i.Unconfirmed {
+			row.Pending = &unconfirmedJSON{wholeSeconds(i.Left)}
+		}
+		interfaces = append(interfaces, row)
 	}
 	return writeJSON(w, struct {
 		Schema     int                          `json:"schema"`
 		Interfaces []interfaceJSON              `json:"interfaces"`
 		Policy     policyJSON                   `json:"policy"`
 		Reasons    map[string]map[string]uint64 `json:"reasons"`
-	}{schema, interfaces, policyJSON{
-		Generation: s.Policy.Generation, Mode: s.Policy.Mode, Services: []serviceJSON{service},
-	}, reasons(s.Totals)})
+	}{schema, interfaces, newPolicyJSON(s.Policy), reasons(s.Totals)})
 }

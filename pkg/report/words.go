@@ -6,11 +6,30 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/policy"
 )
+
+// OnlyLimit is the limit of a policy that is as without a file, nil where it has none. ok is false for
+// every other policy.
+func OnlyLimit(p *policy.Policy) (limit *policy.NewLimit, ok bool) {
+	if all := allLimits(p); len(all) == 1 {
+		limit = &policy.NewLimit{Rate: all[0].Rate, Burst: all[0].Burst}
+	}
+	return limit, p.Equal(policy.Default(limit))
+}
+
+// InForce says which policy is in force, a line for each part: where it is as without a file, its limit.
+func InForce(p datapath.Policy) []string {
+	first := fmt.Sprintf("policy: generation %d, %s: %s", p.Generation, p.Mode, Summary(p.Policy))
+	if limit, ok := OnlyLimit(p.Policy); ok {
+		first = Limit(limit)
+	}
+	return append([]string{first}, Tables(p)...)
+}
 
 // Limit says in one line what limit is in force. Nil is none.
 func Limit(l *policy.NewLimit) string {
@@ -20,10 +39,43 @@ func Limit(l *policy.NewLimit) string {
 	return fmt.Sprintf("limit: %s (%s)", l, l.WorstWindow())
 }
 
-// Table says in one line up to which flood a limit refuses nobody but who it should.
-func Table(t *datapath.Table) string {
-	return fmt.Sprintf("table: %s, holds up to %s new sources a second with one connection each, %s with a whole burst",
-		size(t.Bytes), rough(t.Singles), rough(t.Bursts))
+// Tables says of each table, in one line, up to which flood its limits refuse nobody but who they should.
+func Tables(p datapath.Policy) []string {
+	_, alone := OnlyLimit(p.Policy)
+	var lines []string
+	for _, t := range p.Tables {
+		name, charge := "table", "connection"
+		if !alone {
+			name, charge = "table of "+shortList(t.Limits), "connection or packet"
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s, holds up to %s new sources a second with one %s each, %s with a whole burst",
+			name, size(t.Bytes), rough(t.Singles), charge, rough(t.Bursts)))
+	}
+	return lines
+}
+
+// maxNames is how many names a line lists.
+const maxNames = 4
+
+func shortList(names []string) string {
+	if len(names) > maxNames {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), len(names)-maxNames)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Pending says what happens unless somebody confirms.
+func Pending(p *datapath.Pending) string {
+	by := ""
+	if p.By != "" {
+		by = fmt.Sprintf(" (applied by %s)", p.By)
+	}
+	return fmt.Sprintf("rolls back to generation %d in %s unless confirmed%s", p.Fallback, Duration(p.Left), by)
+}
+
+// Unconfirmed says what becomes of an interface unless somebody confirms.
+func Unconfirmed(left time.Duration) string {
+	return fmt.Sprintf("refuses nothing any more in %s unless confirmed", Duration(left))
 }
 
 // Mode names a mode with where it works.
@@ -63,8 +115,8 @@ func Duration(d time.Duration) string {
 	return d.String()
 }
 
-// ago is how long before now t was; "-" if t is not known.
-func ago(now, t time.Time) string {
+// Ago is how long before now t was; "-" if t is not known.
+func Ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}

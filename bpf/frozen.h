@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * What is settled when a program is loaded: the verifier knows these as constants and leaves out the rest.
+ */
+
+#include <stdbool.h>
+#include <linux/types.h>
+
+#include "abi.h"
+
+/* This interface's slot of the counters, and whether its frames have a link header. */
+volatile const __u32 interface_slot = 0;
+volatile const bool has_link_header = true;
+
+/*
+ * Makes the compiler keep an address in a register: it would work it out anew from index and base at every
+ * use, which are most of the instructions of a short path.
+ */
+#define KEEP(address) asm volatile("" : "+r"(address))
+
+/* What some policy in force needs: FEATURE_ bits. */
+volatile const __u32 features = FEATURE_ALL;
+
+/* From this second of CLOCK_MONOTONIC on nothing is refused any more, only observed; 0: never. */
+volatile const __u32 observe_after = 0;

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * All limits that a packet meets, those of its service and the global ones: first every one is looked
+ * at, and only if all admit the packet is it charged to each. So who is refused is charged nowhere. A
+ * charge that loses its race after the look leaves earlier limits charged: nothing is ever taken back,
+ * for that could admit too much.
+ */
+
+#include "limits.h"
+
+/* What one limit says of one packet before anything is charged. Beside the verdicts of the meters. */
+#define LIMIT_SKIPPED 16
+
+/* `per: service`: a TAT of its own, whole and in nanoseconds. */
+static __always_inline int state_look(const struct limit *l, __u64 now, __u64 cost)
+{
+	struct limit_state *state = own_state(l);
+
+	return gcra_next(*(volatile __u64 *)&state->tat_ns, now, cost, l->capacity) ?
+		       METER_ADMITTED :
+		       METER_OVER;
+}
+
+struct state_try {
+	struct limit_state *state;
+	__u64 now;
+	__u64 cost;
+	__u64 capacity;
+	int verdict;
+};
+
+static long state_step(__u32 index, void *ctx)
+{
+	struct state_try *t = ctx;
+	__u64 tat = *(volatile __u64 *)&t->state->tat_ns;
+	__u64 next = gcra_next(tat, t->now, t->cost, t->capacity);
+
+	t->verdict = METER_OVER;
+	if (!next)
+		return 1;
+	t->verdict = METER_CONTENDED;
+	if (__sync_val_compare_and_swap(&t->state->tat_ns, tat, next) != tat)
+		return 0;
+	t->verdict = METER_ADMITTED;
+	return 1;
+}
+
+/* Every CPU is at this word, so a race is common: as many tries as the meters make. */
+static __always_inline int state_charge(const struct limit *l, __u64 now, __u64 cost)
+{
+	struct state_try t = { .state = own_state(l),
+			       .now = now,
+			       .cost = cost,
+			       .capacity = l->capacity,
+			       .verdict = METER_CONTENDED };
+
+	bpf_loop(METER_MAX_TRIES, state_step, &t, 0);
+	return t.verdict;
+}
+
+/* One try: what loses it to a CPU that charged was counted by that one. */
+static __always_inline void state_reject(const struct limit *l, __u64 now, __u64 cost)
+{
+	struct limit_state *state = own_state(l);
+	__u64 tat = *(volatile __u64 *)&state->tat_ns, next;
+
+	next = (tat > now ? tat : now) + cost;
+	if (next > now + l->capacity)
+		next = now + l->capacity;
+	__sync_val_compare_and_swap(&state->tat_ns, tat, next);
+}
+
+static __always_inline bool limit_applies(const struct limit *l, const struct packet *p, __u64 in)
+{
+	if (l->kind == LIMIT_NEW && p->kind != KIND_NEW)
+		return false;
+	return (!l->from || l->from & in) && !(l->except & in);
+}
+
+/* Verified once for all limits of a packet. in: the sets that the source is in. */
+__noinline int limit_look(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
+{
+	if (!l || !p || !limit_applies(l, p, in))
+		return LIMIT_SKIPPED;
+	if (l->per == PER_SERVICE)
+		return state_look(l, now, limit_cost(l, p));
+	return meter_look(l, hash_key(l, p), now, limit_cost(l, p));
+}
+
+__noinline int limit_charge(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
+{
+	if (!l || !p || !limit_applies(l, p, in))
+		return LIMIT_SKIPPED;
+	if (l->per == PER_SERVICE)
+		return state_charge(l, now, limit_cost(l, p));
+	return meter_charge(l, hash_key(l, p), now, limit_cost(l, p));
+}
+
+__noinline int limit_reject(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
+{
+	if (!l || !p || !(l->flags & LIMIT_COUNT_REJECTED) || !limit_applies(l, p, in))
+		return 0;
+	if (l->per == PER_SERVICE)
+		state_reject(l, now, limit_cost(l, p));
+	else
+		meter_reject(l, hash_key(l, p), now, limit_cost(l, p));
+	return 0;
+}
+
+/* The n-th limit that packets of a service meet, NULL behind the last. */
+static __always_inline const struct limit *limit_at(const struct service *s, __u32 slot, __u32 n)
+{
+	const struct policy *policy = policy_at(slot);
+
+	if (n < s->limit_count)
+		return limit_in(slot, s->first_limit + n);
+	n -= s->limit_count;
+	return n < policy->global_count ? limit_in(slot, policy->global_first + n) : NULL;
+}
+
+/* REASON_UNDER_LIMIT where all limits would admit the packet, else what the first that does not says. */
+static __always_inline __u32 look_at_all(const struct service *s, const struct packet *p,
+					 __u32 slot, __u64 now, __u64 in)
+{
+	__u32 observed = REASON_UNDER_LIMIT;
+
+	for (__u32 n = 0; n < MAX_PACKET_LIMITS; n++) {
+		const struct limit *l = limit_at(s, slot, n);
+		int meter;
+
+		if (!l)
+			break;
+		meter = limit_look(l, p, now, in);
+		if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
+			continue;
+		if (meter == METER_FULL && policy_at(slot)->on_table_full == TABLE_FULL_PASS)
+			continue;
+		if (meter != METER_OVER || !(l->flags & LIMIT_OBSERVES))
+			return charged(meter, l, slot, now);
+		observed = l->over;
+	}
+	return observed;
+}
+
+static __always_inline __u32 charge_all(const struct service *s, const struct packet *p, __u32 slot,
+					__u64 now, __u64 in)
+{
+	__u32 verdict = REASON_UNDER_LIMIT;
+
+	for (__u32 n = 0; n < MAX_PACKET_LIMITS; n++) {
+		const struct limit *l = limit_at(s, slot, n);
+		__u32 one;
+		int meter;
+
+		if (!l)
+			break;
+		meter = limit_charge(l, p, now, in);
+		if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
+			continue;
+		one = charged(meter, l, slot, now);
+		if (one & REFUSED)
+			return one;
+		verdict = one;
+	}
+	return verdict;
+}
+
+static __always_inline void reject_all(const struct service *s, const struct packet *p, __u32 slot,
+				       __u64 now, __u64 in)
+{
+	for (__u32 n = 0; n < MAX_PACKET_LIMITS; n++) {
+		const struct limit *l = limit_at(s, slot, n);
+
+		if (!l)
+			break;
+		limit_reject(l, p, now, in);
+	}
+}
+
+__noinline __u32 limits_judge_many(const struct packet *p, __u32 listen, __u32 slot, __u64 now,
+				   __u64 in)
+{
+	const struct service *s = service_at(slot, listen);
+	__u32 verdict;
+
+	if (!p || !s)
+		return REASON_NO_SERVICE;
+	verdict = look_at_all(s, p, slot, now, in);
+	if (!(verdict & REFUSED))
+		verdict = charge_all(s, p, slot, now, in);
+	if (verdict & REFUSED && s->flags & SERVICE_COUNT_REJECTED)
+		reject_all(s, p, slot, now, in);
+	return verdict;
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/synward/synward/pkg/policy"
+)
+
+// checker looks at the limits that a new connection meets, as bpf/many.h does, and changes nothing.
+type checker struct {
+	*Instance
+	slot   uint32
+	head   limiterPolicy
+	source netip.Addr
+	local  netip.Addr
+	in     uint64 // the sets of the source
+	nowNs  uint64
+}
+
+// checkLimits says what the limits of the service at local would do. An invalid local is the one service
+// that there is.
+func (i *Instance) checkLimits(source netip.Addr, local netip.AddrPort) (Verdict, error) {
+	slot := slotOfGeneration(i.live().inForce(monotonicNow()))
+	c := &checker{
+		Instance: i, slot: slot, head: i.control.Policies[slot], source: source, local: local.Addr(), nowNs: monotonicNow(),
+	}
+	place, err := c.service(local)
+	if err != nil {
+		return Verdict{}, err
+	}
+	if place < 0 {
+		return Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_NO_SERVICE]}, nil
+	}
+	s := c.tables.Services[c.slot*uint32(limiterAbiMAX_SERVICES)+uint32(place)]
+	if c.in, err = c.sets(); err != nil {
+		return Verdict{}, err
+	}
+	p, err := i.PolicyInForce()
+	if err != nil {
+		return Verdict{}, err
+	}
+	v := Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_ALLOWED]}
+	if c.in&s.Allow == 0 {
+		if v, err = c.look(s, p); err != nil {
+			return Verdict{}, err
+		}
+	}
+	if place < len(p.Services) {
+		v.Service = p.Services[place].Name
+	}
+	return v, nil
+}
+
+// service finds the place of the service in the policy as bpf/service.h does; -1 if there is none.
+func (c *checker) service(local netip.AddrPort) (int, error) {
+	switch {
+	case local.Port() != 0:
+		listen, err := c.listen(local)
+		return int(listen&uint32(limiterListenLISTEN_SERVICE)) - 1, err
+	case c.head.Services > 1:
+		return -1, fail(ErrInvalid, "there are %d services; say which with --port N", c.head.Services)
+	}
+	return int(c.head.Services) - 1, nil
+}
+
+// listen is what the table of ports says of a TCP port.
+func (c *checker) listen(local netip.AddrPort) (uint32, error) {
+	listen := uint32(c.tables.Ports[c.slot].Listen[local.Port()])
+	class := uint32(limiterListenLISTEN_CLASS)
+	if listen&class == 0 {
+		return listen, nil
+	}
+	addr := local.Addr()
+	if !addr.IsValid() {
+		return 0, fail(ErrInvalid, "who listens on port %d depends on the local address; say which with --port ADDRESS:%d", local.Port(), local.Port())
+	}
+	var value uint64
+	err := c.maps.Locals.Lookup(scopedKey(c.slot<<16|listen&^class, netip.PrefixFrom(addr, addr.BitLen())), &value)
+	if isMissing(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read local addresses: %w", err)
+	}
+	return uint32(value), nil
+}
+
+func (c *checker) sets() (in uint64, err error) {
+	err = c.maps.Sets.Lookup(scopedKey(c.slot, netip.PrefixFrom(c.source, c.source.BitLen())), &in)
+	if err != nil && !isMissing(err) {
+		return 0, fmt.Errorf("read sets: %w", err)
+	}
+	return in, nil
+}
+
+// look asks the limits in their order; the first that refuses decides.
+func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
+	pass := Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT]}
+	for n := range s.LimitCount + c.head.GlobalCount {
+		at := s.FirstLimit + n
+		if n >= s.LimitCount {
+			at = c.head.GlobalFirst + n - s.LimitCount
+		}
+		l, err := c.limitAt(c.slot, at)
+		if err != nil {
+			return Verdict{}, err
+		}
+		if !c.applies(&l) {
+			continue
+		}
+		v := c.lookAt(&l)
+		v.Limit, v.LimitName = limitOf(p, at)
+		if v.Verdict != "pass" || v.Reason != pass.Reason {
+			return v, nil
+		}
+		if pass.Limit == nil || v.Left < pass.Left {
+			pass = v
+		}
+	}
+	return pass, nil
+}
+
+// applies: limits of packets and bytes ask about more than one connection, and are left out.
+func (c *checker) applies(l *limiterLimit) bool {
+	byDestination := l.Per == uint8(limiterLimitPerPER_DESTINATION) || l.Per == uint8(limiterLimitPerPER_SOURCE_DESTINATION)
+	return l.Kind == uint8(limiterLimitKindLIMIT_NEW) && l.Cost != 0 && l.Flags&uint32(limiterLimitFlagLIMIT_OBSERVES) == 0 &&
+		(l.From == 0 || l.From&c.in != 0) && l.Except&c.in == 0 && (!byDestination || c.local.IsValid())
+}
+
+// limitOf is the limit at a place of the policy, with its name.
+func limitOf(p *policy.Policy, place uint32) (*policy.Limit, string) {
+	names := limitNames(p)
+	if int(place) >= len(names) {
+		return nil, ""
+	}
+	n := int(place)
+	for i := range p.Services {
+		if n < len(p.Services[i].Limits) {
+			return &p.Services[i].Limits[n], names[place]
+		}
+		n -= len(p.Services[i].Limits)
+	}
+	return &p.Global.Limits[n], names[place]
+}
+
+// lookAt is meter_look, or state_look for `per: service`.
+func (c *checker) lookAt(l *limiterLimit) Verdict {
+	owed, own := c.owed(l)
+	if owed+l.Cost <= l.Capacity {
+		return Verdict{
+			Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT], Left: (l.Capacity - owed) / l.Cost,
+		}
+	}
+	v := Verdict{
+		Verdict: c.refused(), Reason: reasonNames[limiterReason(l.Over&0xff)],
+		Until: time.Now().Add(time.Duration((owed + l.Cost - l.Capacity) << l.UnitShift)),
+	}
+	if !own {
+		v.Reason = reasonNames[limiterReasonREASON_TABLE_FULL]
+		if c.head.OnTableFull == uint32(limiterOnTableFullTABLE_FULL_PASS) {
+			v.Verdict = "pass"
+		}
+	}
+	return v
+}
+
+// owed is the level that the next connection meets, and whether the debt is its own: a newcomer takes over
+// the oldest slot of its bucket, with what that one owes.
+func (c *checker) owed(l *limiterLimit) (owed uint64, own bool) {
+	if !l.metered() {
+		tat := atomic.LoadUint64(&c.tables.LimitStates[l.Id].TatNs)
+		return tat - min(tat, c.nowNs), true
+	}
+	hash := hashKey(&c.control.Hash, l, c.source, c.local)
+	if slot := meterSlot(c.tables, l, hash); slot != nil {
+		v := atomic.LoadUint64(slot)
+		return level(l, v, c.nowNs), v&slotBorrowed == 0
+	}
+	owed = ^uint64(0)
+	bucket := bucketOf(c.tables, l, hash)
+	for way := range bucket.Slot {
+		owed = min(owed, level(l, atomic.LoadUint64(&bucket.Slot[way]), c.nowNs))
+	}
+	return owed, false
+}

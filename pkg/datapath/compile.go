@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/synward/synward/pkg/policy"
+)
+
+// The limits of answers, the same for every policy that has any: RSTs to one source, and in total.
+const (
+	answersPerSource, answersPerSourceBurst = 10, 20
+	answersInTotal, answersInTotalBurst     = 10_000, 10_000
+)
+
+// The last limits of a policy, and the last ids, are those of answers.
+const (
+	answerSourceAt = uint32(limiterAbiMAX_LIMITS) - 2
+	answerTotalAt  = uint32(limiterAbiMAX_LIMITS) - 1
+)
+
+// compiled is a policy in the words of the data path: all that is written into one slot.
+type compiled struct {
+	source   *policy.Policy
+	head     limiterPolicy
+	services []limiterService
+	names    []string // of the services
+	limits   map[uint32]*limiterLimit
+	identity map[uint32]string // of the limits, by place
+	buckets  map[uint32]uint32 // that the limits ask for, by place
+	ports    *limiterPortTable
+	locals   map[localKey]uint64
+	sets     map[netip.Prefix]uint64
+	// fresh are regions that no policy in force reads; freshLimits and freshServices such ids.
+	fresh         map[regionClass]region
+	freshLimits   []uint32
+	freshServices []uint32
+	changed       map[uint32]bool // limits whose aggregate is another, by place
+}
+
+// localKey is a prefix of local addresses for a class of ports.
+type localKey struct {
+	class  uint16
+	prefix netip.Prefix
+}
+
+// predecessor is what the policies in force hold that a new one may go on with.
+type predecessor struct {
+	services map[string]uint32       // ids by name
+	limits   map[string]limiterLimit // by identity
+	taken    []region
+}
+
+// compile turns a policy into what the data path reads. Limits that stay the same keep their seed, id and
+// region, so their levels and counts live on. ErrInvalid names what this version cannot do.
+func compile(p *policy.Policy, before predecessor) (*compiled, error) {
+	c := &compiled{
+		source: p, limits: map[uint32]*limiterLimit{}, identity: map[uint32]string{}, buckets: map[uint32]uint32{},
+		locals: map[localKey]uint64{}, sets: map[netip.Prefix]uint64{}, changed: map[uint32]bool{}, fresh: map[regionClass]region{},
+	}
+	c.compileHead(p)
+	members, err := newMemberBits(p)
+	if err != nil {
+		return nil, err
+	}
+	horizons := time.Duration(1<<63 - 1)
+	add := func(l policy.Limit, service string) error {
+		one, err := c.addLimit(l, service, members)
+		if err != nil {
+			return err
+		}
+		horizons = min(horizons, one.horizon)
+		if l.Strict {
+			c.head.PreciseClock = 1 // a tick may be longer than what a strict limit leaves below COUNT
+		}
+		return nil
+	}
+	for n, s := range p.Services {
+		if err := c.addService(p, n, members, add); err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+	}
+	c.head.GlobalFirst, c.head.GlobalCount = uint32(len(c.limits)), uint32(len(p.Global.Limits))
+	for n, l := range p.Global.Limits {
+		if err := add(l, ""); err != nil {
+			return nil, fmt.Errorf("global limit %d: %w", n+1, err)
+		}
+	}
+	c.head.Limits = uint32(len(c.limits))
+	if err := c.addAnswers(); err != nil {
+		return nil, err
+	}
+	if horizons < preciseTicks*clockTick() {
+		c.head.PreciseClock = 1
+	}
+	c.sets = members.trie()
+	if err := c.compileListens(p); err != nil {
+		return nil, err
+	}
+	c.findFeatures(p)
+	c.head.Listed = uint32(len(c.locals) + len(c.sets) + len(c.allowed()) + len(c.blocked()))
+	return c, c.place(before)
+}
+
+func (c *compiled) allowed() []netip.Prefix { return expand(c.source, c.source.Allow) }
+func (c *compiled) blocked() []netip.Prefix { return expand(c.source, c.source.Block) }
+
+func (c *compiled) compileHead(p *policy.Policy) {
+	c.head = limiterPolicy{
+		Mode: uint32(limiterModeMODE_ENFORCE), OnTableFull: uint32(limiterOnTableFullTABLE_FULL_PASS),
+		Services: uint32(len(p.Services)),
+	}
+	if p.Mode == policy.Observe {
+		c.head.Mode = uint32(limiterModeMODE_OBSERVE)
+	}
+	if p.OnTableFull == policy.TableFullDrop {
+		c.head.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_DROP)
+	}
+	if p.StrictParsing {
+		c.head.StrictParsing = 1
+	}
+	c.head.Mask4, c.head.Mask6 = masks(p.Source)
+}
+
+// addService adds a service with its limits.
+func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add func(policy.Limit, string) error) error {
+	s := p.Services[n]
+	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
+	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
+	sets := out.Allow != 0
+	volume := false
+	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
+		if i < len(s.Limits) {
+			if err := add(l, s.Name); err != nil {
+				return fmt.Errorf("limit %d: %w", i+1, err)
+			}
+		}
+		plain = plain && isPlain(l)
+		sets = sets || !l.From.IsEmpty() || !l.Except.IsEmpty()
+		volume = volume || l.Kind != policy.KindNew
+		if l.CountRejected {
+			out.Flags |= uint32(limiterServiceFlagSERVICE_COUNT_REJECTED)
+		}
+	}
+	for flag, on := range map[limiterServiceFlag]bool{
+		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
+	} {
+		if on {
+			out.Flags |= uint32(flag)
+		}
+	}
+	c.services = append(c.services, out)
+	c.names = append(c.names, s.Name)
+	return nil
+}
+
+// isPlain: a limit that needs no look before its charge.
+func isPlain(l policy.Limit) bool {
+	return l.Kind == policy.KindNew && l.Per == policy.PerSource && !l.CountRejected && l.From.IsEmpty() && l.Except.IsEmpty() &&
+		(l.Over == policy.OverDrop || l.Over == policy.OverReset)
+}
+
+func (c *compiled) addLimit(l policy.Limit, service string, members *memberBits) (compiledLimit, error) {
+	if err := supported(l); err != nil {
+		return compiledLimit{}, err
+	}
+	one, err := compileLimit(l)
+	if err != nil {
+		return compiledLimit{}, err
+	}
+	one.From, one.Except = members.bit(l.From), members.bit(l.Except)
+	at := uint32(len(c.limits))
+	c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
+	c.identity[at] = c.identify(l, service)
+	return one, nil
+}
+
+// supported refuses what the file may say and this data path does not do.
+func supported(l policy.Limit) error {
+	_, kind := kinds[l.Kind]
+	_, over := overs[l.Over]
+	switch {
+	case !kind:
+		return fail(ErrInvalid, "this version does not count %s yet; take the limit out", l.Kind)
+	case !over:
+		return fail(ErrInvalid, "this version does not know `over: %s` yet; use drop, reset or observe", l.Over)
+	case l.Exempt != "":
+		return fail(ErrInvalid, "this version does not know `exempt` yet; take it out")
+	case l.Ban != nil:
+		return fail(ErrInvalid, "this version does not ban yet; take `ban` out")
+	}
+	return nil
+}
+
+// identify names a limit by what it counts of whom, so that it is found again in the next policy, whatever
+// its rate has become there. The n-th of the same name is another.
+func (c *compiled) identify(l policy.Limit, service string) string {
+	name := fmt.Sprintf("%q %s %s %v %v %v", service, l.Kind, l.Per, l.Prefix, l.From, l.Except)
+	for n := 0; ; n++ {
+		try := fmt.Sprintf("%s #%d", name, n)
+		taken := false
+		for _, other := range c.identity {
+			taken = taken || other == try
+		}
+		if !taken {
+			return try
+		}
+	}
+}
+
+func resets(l policy.Limit) bool { return l.Over == policy.OverReset }
+
+// addAnswers adds the limits of answers, if anything is answered.
+func (c *compiled) addAnswers() error {
+	answers := false
+	for _, s := range c.source.Services {
+		answers = answers || slices.ContainsFunc(s.Limits, resets)
+	}
+	answers = answers || slices.ContainsFunc(c.source.Global.Limits, resets)
+	if !answers {
+		return nil
+	}
+	perSource := policy.Limit{
+		Kind: policy.KindNew, Per: policy.PerSource, Prefix: policy.PrefixLengths{IPv4: 32, IPv6: 64}, Over: policy.OverDrop,
+		Rate: policy.Rate{Count: answersPerSource, Period: time.Second}, Burst: answersPerSourceBurst,
+	}
+	total := perSource
+	total.Per, total.Rate.Count, total.Burst = policy.PerService, answersInTotal, answersInTotalBurst
+	for at, l := range map[uint32]policy.Limit{answerSourceAt: perSource, answerTotalAt: total} {
+		one, err := compileLimit(l)
+		if err != nil {
+			return fmt.Errorf("limit of answers: %w", err)
+		}
+		c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
+		c.identity[at] = fmt.Sprintf("answers %s", l.Per)
+	}
+	return nil
+}
+
+// place gives every service and limit what outlives a policy: ids, seeds and regions.
+func (c *compiled) place(before predecessor) error {
+	kept := c.keepRegions(before)
+	wanted := map[regionClass]uint32{}
+	for at, l := range c.limits {
+		if l.metered() {
+			wanted[l.class()] += c.buckets[at]
+		}
+	}
+	regions, err := allot(wanted, kept, before.taken)
+	if err != nil {
+		return err
+	}
+	for class, r := range regions {
+		if _, ok := kept[class]; !ok {
+			c.fresh[class] = r
+		}
+	}
+	c.placeServices(before)
+	return c.placeLimits(before, regions)
+}
+
+// keepRegions finds the regions where limits stay, so that their levels live on: where the unit is the same,
+// and the region's horizon is as far as the new one, or can be made so because the limit is alone in there.
+// A region's horizon never shrinks, for levels of the old one are still in it.
+func (c *compiled) keepRegions(before predecessor) map[regionClass]region {
+	kept := map[regionClass]region{}
+	for _, at := range slices.Sorted(maps.Keys(c.limits)) {
+		l := c.limits[at]
+		old, ok := before.limits[c.identity[at]]
+		if !ok || !l.metered() || !old.metered() || l.UnitShift != old.UnitShift {
+			continue
+		}
+		if l.Stale > old.Stale && before.sharing(old.region()) > 1 {
+			continue
+		}
+		class := regionClass{l.UnitShift, max(l.Stale, old.Stale)}
+		if r, taken := kept[class]; taken && r != old.region() {
+			continue
+		}
+		l.Stale = class.stale
+		kept[class] = old.region()
+	}
+	return kept
+}
+
+// sharing counts the limits of a region.
+func (p predecessor) sharing(r region) (n int) {
+	for _, l := range p.limits {
+		if l.metered() && l.region() == r {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *compiled) placeServices(before predecessor) {
+	used := map[uint32]bool{}
+	for _, id := range before.services {
+		used[id] = true
+	}
+	for n, name := range c.names {
+		id, ok := before.services[name]
+		if !ok {
+			for used[id] {
+				id++
+			}
+			used[id] = true
+			c.freshServices = append(c.freshServices, id)
+		}
+		c.services[n].Id = id
+	}
+}
+
+func (c *compiled) placeLimits(before predecessor, regions map[regionClass]region) error {
+	used := map[uint32]bool{}
+	for _, l := range before.limits {
+		used[l.Id] = true
+	}
+	for _, at := range slices.Sorted(maps.Keys(c.limits)) {
+		l := c.limits[at]
+		if l.metered() {
+			r := regions[l.class()]
+			l.FirstBucket, l.BucketMask = r.first, r.buckets-1
+		}
+		if old, ok := before.limits[c.identity[at]]; ok {
+			l.Id, l.Seed = old.Id, old.Seed
+			c.changed[at] = old.AggregateCostNs != l.AggregateCostNs || old.AggregateCapacityNs != l.AggregateCapacityNs
+		} else {
+			if err := freshWords([]*uint64{&l.Seed}); err != nil {
+				return err
+			}
+			for used[l.Id] {
+				l.Id++
+			}
+			used[l.Id] = true
+			c.freshLimits = append(c.freshLimits, l.Id)
+		}
+		c.finishVerdict(l)
+	}
+	return nil
+}
+
+// finishVerdict: a verdict names its limit, and under `mode: observe` nothing is done.
+func (c *compiled) finishVerdict(l *limiterLimit) {
+	const actions = 7 << uint32(limiterVerdictVERDICT_ACTION_SHIFT)
+	if c.source.Mode == policy.Observe {
+		l.Over = l.Over&^actions | uint32(limiterActionACTION_OBSERVE)<<uint32(limiterVerdictVERDICT_ACTION_SHIFT)
+	}
+	l.Over |= (l.Id + 1) << uint32(limiterVerdictVERDICT_LIMIT_SHIFT)
+}
+
+// freshWords draws secret words.
+func freshWords(words []*uint64) error {
+	b := make([]byte, 8*len(words))
+	if _, err := rand.Read(b); err != nil {
+		return fmt.Errorf("draw a secret: %w", err)
+	}
+	for n, word := range words {
+		*word = binary.NativeEndian.Uint64(b[8*n:])
+	}
+	return nil
+}
+
+// findFeatures says what of the program the policy needs.
+func (c *compiled) findFeatures(p *policy.Policy) {
+	simple := len(p.Services) == 1 && slices.Equal(p.Services[0].Listen, []policy.Listen{{Proto: policy.TCP, First: 0, Last: 65535}})
+	need := map[limiterFeature]bool{
+		limiterFeatureFEATURE_PORTS: !simple,
+		limiterFeatureFEATURE_LOCAL: len(c.locals) > 0,
+		limiterFeatureFEATURE_SETS:  false,
+	}
+	for n, s := range p.Services {
+		flags := c.services[n].Flags
+		need[limiterFeatureFEATURE_MANY] = need[limiterFeatureFEATURE_MANY] || flags&uint32(limiterServiceFlagSERVICE_PLAIN) == 0
+		need[limiterFeatureFEATURE_SETS] = need[limiterFeatureFEATURE_SETS] || flags&uint32(limiterServiceFlagSERVICE_SETS) != 0
+		need[limiterFeatureFEATURE_VOLUME] = need[limiterFeatureFEATURE_VOLUME] || flags&uint32(limiterServiceFlagSERVICE_VOLUME) != 0
+		for _, l := range s.Listen {
+			need[limiterFeatureFEATURE_UDP] = need[limiterFeatureFEATURE_UDP] || l.Proto != policy.TCP
+			need[limiterFeatureFEATURE_QUIC] = need[limiterFeatureFEATURE_QUIC] || l.Proto == policy.QUIC
+		}
+	}
+	_, need[limiterFeatureFEATURE_RESET] = c.limits[answerSourceAt]
+	for feature, needed := range need {
+		if needed {
+			c.head.Features |= uint32(feature)
+		}
+	}
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/synward/synward/pkg/policy"
+)
+
+// keptPolicies is how many policies before the one in force are kept for `rollback`.
+const keptPolicies = 5
+
+// maxPolicyText bounds what a damaged text can unpack to.
+const maxPolicyText = 256 << 20
+
+// Applied is one policy that was applied, in force or kept for a rollback.
+type Applied struct {
+	Generation uint16
+	At         time.Time
+	By         string
+	Policy     *policy.Policy
+}
+
+// putText keeps the text of a generation. It has no meaning before the flip.
+func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	// JSON and not YAML: with a list of a million prefixes the reader of policy files takes a gigabyte.
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		return fmt.Errorf("pack policy: %w", err)
+	}
+	if err := w.Close(); err != nil {
+		return fmt.Errorf("pack policy: %w", err)
+	}
+	size := int(limiterPolicyTextPOLICY_TEXT_BYTES)
+	pieces := slices.Collect(slices.Chunk(packed.Bytes(), size))
+	for n, text := range pieces {
+		piece := limiterPolicyPiece{Bytes: uint32(len(text)), Pieces: uint32(len(pieces)), Applied: uint64(time.Now().Unix())}
+		copy(piece.By[:len(piece.By)-1], by)
+		copy(piece.Text[:], text)
+		err := i.maps.PolicyTexts.Put(limiterPolicyTextKey{Generation: uint32(generation), Piece: uint32(n)}, piece)
+		if listIsFull(err) {
+			return fail(ErrFull, "the policy is too large to be kept (%d MB packed)", packed.Len()>>20)
+		}
+		if err != nil {
+			return fmt.Errorf("keep policy: %w", err)
+		}
+	}
+	return nil
+}
+
+// text reads a generation back. ok is false where it is not kept.
+func (i *Instance) text(generation uint16) (out Applied, ok bool, err error) {
+	var packed bytes.Buffer
+	for n, pieces := uint32(0), uint32(1); n < pieces; n++ {
+		var piece limiterPolicyPiece
+		err := i.maps.PolicyTexts.Lookup(limiterPolicyTextKey{Generation: uint32(generation), Piece: n}, &piece)
+		if isMissing(err) {
+			return Applied{}, false, nil
+		}
+		if err != nil {
+			return Applied{}, false, fmt.Errorf("read policy: %w", err)
+		}
+		if piece.Bytes > uint32(len(piece.Text)) || piece.Pieces > i.maps.PolicyTexts.MaxEntries() {
+			return Applied{}, false, errDamaged("policy text")
+		}
+		pieces = piece.Pieces
+		packed.Write(piece.Text[:piece.Bytes])
+		out = Applied{Generation: generation, At: time.Unix(int64(piece.Applied), 0), By: text(piece.By[:])}
+	}
+	out.Policy, err = unpackPolicy(&packed)
+	if err != nil {
+		return Applied{}, false, errors.Join(errDamaged("policy text"), err)
+	}
+	return out, true, nil
+}
+
+func unpackPolicy(packed io.Reader) (*policy.Policy, error) {
+	r, err := gzip.NewReader(packed)
+	if err != nil {
+		return nil, err
+	}
+	p := &policy.Policy{}
+	if err := json.NewDecoder(io.LimitReader(r, maxPolicyText)).Decode(p); err != nil {
+		return nil, err
+	}
+	return p, p.Validate()
+}
+
+// generations are the policies that are kept, the newest first: the generation numbers turn around, so time
+// orders them.
+func (i *Instance) generations() ([]uint16, error) {
+	type kept struct {
+		generation uint16
+		at         uint64
+	}
+	var all []kept
+	var key limiterPolicyTextKey
+	var piece limiterPolicyPiece
+	iter := i.maps.PolicyTexts.Iterate()
+	for iter.Next(&key, &piece) {
+		if key.Piece == 0 {
+			all = append(all, kept{uint16(key.Generation), piece.Applied})
+		}
+	}
+	if err := iter.Err(); err != nil {
+		return nil, fmt.Errorf("read policies: %w", err)
+	}
+	slices.SortFunc(all, func(a, b kept) int {
+		if a.at != b.at {
+			return int(b.at) - int(a.at)
+		}
+		return int(int16(b.generation - a.generation))
+	})
+	out := make([]uint16, len(all))
+	for n, k := range all {
+		out[n] = k.generation
+	}
+	return out, nil
+}
+
+// dropTexts forgets all generations but those to keep.
+func (i *Instance) dropTexts(keep func(generation uint16) bool) error {
+	var keys []limiterPolicyTextKey
+	var key limiterPolicyTextKey
+	var piece limiterPolicyPiece
+	iter := i.maps.PolicyTexts.Iterate()
+	for iter.Next(&key, &piece) {
+		if !keep(uint16(key.Generation)) {
+			keys = append(keys, key)
+		}
+	}
+	if err := iter.Err(); err != nil {
+		return fmt.Errorf("read policies: %w", err)
+	}
+	for _, key := range keys {
+		if err := i.maps.PolicyTexts.Delete(key); err != nil && !isMissing(err) {
+			return fmt.Errorf("forget policy: %w", err)
+		}
+	}
+	return nil
+}
+
+func errDamaged(what string) error {
+	return fmt.Errorf("the %s makes no sense: the pins are damaged; detach --all and attach again", what)
+}

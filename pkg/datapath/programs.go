@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+)
+
+// A program is specialised: what no policy in force needs is compiled out. A policy that needs more swaps
+// another in, by an update of the link, so that no packet passes between the two.
+
+// widenPrograms gives every attachment a program that also does what these features need.
+func (i *Instance) widenPrograms(features uint32) error {
+	return i.eachProgram(func(at attachment) error {
+		if features&^at.record.Features == 0 {
+			return nil
+		}
+		return i.replaceProgram(at, at.record.Features|features, at.record.ObserveAfter)
+	})
+}
+
+// narrowPrograms leaves out again what no policy in force needs.
+func (i *Instance) narrowPrograms() error {
+	needed := i.featuresNeeded()
+	return i.eachProgram(func(at attachment) error {
+		if at.record.Features == needed {
+			return nil
+		}
+		return i.replaceProgram(at, needed, at.record.ObserveAfter)
+	})
+}
+
+// confirmPrograms keeps attachments that wait for it, and says whether any did. One whose time is over
+// refuses again from here on.
+func (i *Instance) confirmPrograms() (found bool, err error) {
+	err = i.eachProgram(func(at attachment) error {
+		if at.record.ObserveAfter == 0 {
+			return nil
+		}
+		found = true
+		return i.replaceProgram(at, at.record.Features, 0)
+	})
+	return found, err
+}
+
+// featuresNeeded is what the policy in force and the one that it may fall back to need.
+func (i *Instance) featuresNeeded() uint32 {
+	now := monotonicNow()
+	l := i.live()
+	needed := i.control.Policies[slotOfGeneration(l.inForce(now))].Features
+	if l.pending(now) {
+		needed |= i.control.Policies[slotOfGeneration(l.fallback)].Features
+	}
+	return needed
+}
+
+// eachProgram visits the attachments whose hook holds our program. One that is gone is mended by attach.
+func (i *Instance) eachProgram(visit func(at attachment) error) error {
+	all, err := i.attached()
+	if err != nil {
+		return err
+	}
+	for _, at := range all {
+		if err := visit(at); err != nil {
+			return fmt.Errorf("interface %s: %w", at.record.name(), err)
+		}
+	}
+	return nil
+}
+
+// nextProgram is where a program is pinned while it takes the place of another.
+func (d pinDir) nextProgram(k pinKey) string { return d.prog(k) + "-next" }
+
+// replaceProgram swaps in a program with other features. The record never claims a feature that the
+// program may lack; killed in between, the pin of the next program is put right by repairPrograms.
+func (i *Instance) replaceProgram(at attachment, features, observeAfter uint32) error {
+	prog, err := i.maps.loadProgram(at.key.hook, frozen{
+		slot: at.slot, linkHeader: at.record.LinkHeader != 0, features: features, observeAfter: observeAfter,
+	})
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	next := i.dir.nextProgram(at.key)
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove stale pin: %w", err)
+	}
+	if err := prog.Pin(next); err != nil {
+		return fmt.Errorf("pin program: %w", err)
+	}
+	if err := i.writeFeatures(at, at.record.Features&features, at.record.ObserveAfter); err != nil {
+		return err
+	}
+	if err := i.updateHook(at, prog); err != nil {
+		return errors.Join(err, os.Remove(next))
+	}
+	if err := os.Rename(next, i.dir.prog(at.key)); err != nil {
+		return fmt.Errorf("pin program: %w", err)
+	}
+	return i.writeFeatures(at, features, observeAfter)
+}
+
+func (i *Instance) writeFeatures(at attachment, features, observeAfter uint32) error {
+	record := at.record.limiterInterface
+	record.Features, record.ObserveAfter = features, observeAfter
+	if err := i.maps.Interfaces.Put(at.slot, record); err != nil {
+		return fmt.Errorf("write interface record: %w", err)
+	}
+	return nil
+}
+
+// updateHook puts prog where the attachment's program is. A link whose interface is gone keeps what it had.
+func (i *Instance) updateHook(at attachment, prog *ebpf.Program) error {
+	if at.key.hook == hookClsact {
+		return i.insideNetns(at, func() error {
+			nl := at.device()
+			if nl == nil {
+				return nil
+			}
+			return netlink.FilterReplace(filterFor(nl, prog.FD()))
+		})
+	}
+	l, err := link.LoadPinnedLink(i.dir.link(at.key), nil)
+	if err != nil {
+		return fmt.Errorf("open link: %w", err)
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return fmt.Errorf("read link: %w", err)
+	}
+	if linkIfindex(info) == 0 {
+		return nil
+	}
+	if err := l.Update(prog); err != nil {
+		return fmt.Errorf("update link: %w", err)
+	}
+	return nil
+}
+
+// insideNetns runs f in the network namespace of an attachment.
+func (i *Instance) insideNetns(at attachment, f func() error) error {
+	own, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	if at.key.cookie == own {
+		return f()
+	}
+	ns, ok := findNetns(map[uint64]bool{at.key.cookie: true})[at.key.cookie]
+	if !ok {
+		return fmt.Errorf("interface %s is in a network namespace that cannot be found; run the command inside it", at.record.name())
+	}
+	return inNetns(ns.path, f)
+}
+
+// repairPrograms finishes what a killed replaceProgram left: a program that its hook runs takes its
+// place, one that it does not run goes.
+func (i *Instance) repairPrograms() error {
+	return i.eachProgram(func(at attachment) error {
+		next := i.dir.nextProgram(at.key)
+		id, err := pinnedProgramID(next)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		runs, err := i.hookRuns(at, id)
+		if err != nil {
+			return err
+		}
+		if runs {
+			return os.Rename(next, i.dir.prog(at.key))
+		}
+		return os.Remove(next)
+	})
+}
+
+// hookRuns reports whether the attachment's hook holds this program.
+func (i *Instance) hookRuns(at attachment, id ebpf.ProgramID) (runs bool, err error) {
+	if at.key.hook == hookClsact {
+		err := i.insideNetns(at, func() error {
+			nl := at.device()
+			if nl == nil {
+				return nil
+			}
+			f, err := findFilter(nl)
+			runs = f != nil && ebpf.ProgramID(f.Id) == id
+			return err
+		})
+		return runs, err
+	}
+	l, err := link.LoadPinnedLink(i.dir.link(at.key), nil)
+	if err != nil {
+		return false, fmt.Errorf("open link: %w", err)
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("read link: %w", err)
+	}
+	return info.Program == id, nil
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// killDeadline bounds the wait for killed processes to go.
+const killDeadline = 10 * time.Second
+
+// Processes lists the processes that live in ns, except the caller's own, which is there for the time of a Do.
+func (ns *Namespace) Processes() ([]int, error) {
+	var home unix.Stat_t
+	if err := unix.Fstat(int(ns.handle), &home); err != nil {
+		return nil, fmt.Errorf("list processes of %s: %w", ns.name, err)
+	}
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	var found []int
+	for _, link := range links {
+		var st unix.Stat_t
+		if unix.Stat(link, &st) != nil || st.Ino != home.Ino || st.Dev != home.Dev {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(link))))
+		if err == nil && pid != os.Getpid() {
+			found = append(found, pid)
+		}
+	}
+	return found, nil
+}
+
+// KillAll kills every process that lives in ns, also those that a daemon left behind, and waits until there is
+// none. Somebody else may have to reap them.
+func (ns *Namespace) KillAll() error {
+	var left []int
+	var err error
+	if !poll(killDeadline, func() bool {
+		if left, err = ns.Processes(); err != nil {
+			return true
+		}
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		return len(left) == 0
+	}) {
+		return fmt.Errorf("kill processes of %s: still there after %v: %v", ns.name, killDeadline, left)
+	}
+	return err
+}
