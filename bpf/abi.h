@@ -21,8 +21,7 @@ enum abi {
 	MAX_PACKET_LIMITS = 12, /* that one packet meets: 8 of its service and 4 global */
 	SERVICE_IDS = 2 * MAX_SERVICES, /* of two policies, for counts that outlive a policy */
 	LIMIT_IDS = 2 * MAX_LIMITS,
-	NEAR_IDS =
-		64, /* of limits and of services, whose counters lie where no look-up is needed */
+	NEAR_IDS = 64, /* whose counters lie among those of the interface */
 	QUIC_BUCKETS = 1 << 16,
 	QUIC_WAYS = 8,
 	LIST_INDEX_WORDS4 = 1 << 18, /* one bit an IPv4 /24 */
@@ -388,12 +387,20 @@ struct quic_key {
 };
 _Static_assert(sizeof(struct quic_key) == 24, "quic_key");
 
-/* What one CPU counts on one interface; and the key of the datagram that it judges, too large for a stack. */
+/*
+ * What one CPU counts on one interface; and what it keeps from stage to stage and packet to packet: the key
+ * of the datagram that it judges, too large for a stack, and a hint.
+ */
 struct counts {
 	struct ledger_budget ledger;
 	struct quic_key quic;
+	__u32 refused_by; /* the limit that refused last: id of the service << 8 | its number there */
+	__u32 pad;
 	struct counter by_end[REASON_COUNT * ACTION_COUNT];
+	struct counter near_limits[NEAR_IDS];
+	struct counter near_services[NEAR_IDS];
 };
+_Static_assert(sizeof(struct counts) < 4096, "counts that do not lie a page apart, see account.h");
 
 /* service: an id, or SERVICE_IDS where the packet ended before one was found. */
 struct source_key {

@@ -40,24 +40,37 @@ static __always_inline void count_packet(struct counts *mine, const struct packe
 		add_packet(&mine->by_end[end], p);
 }
 
-/* What a limit refused or observed, else what a service admitted. */
-static __always_inline void count_limit(const struct packet *p, __u32 verdict,
+static __always_inline void count_far(const struct packet *p, void *map, __u32 id)
+{
+	struct counter *c = bpf_map_lookup_elem(map, &id);
+
+	if (c)
+		add_packet(c, p);
+}
+
+/*
+ * What a limit refused or observed, else what a service admitted. The first ids, which most policies
+ * have no more than, lie beside the other counters: in a map of their own they may come to lie a multiple
+ * of 4096 bytes from those, and then each load waits for the store before it (tried: 13 of 38 ns).
+ */
+static __always_inline void count_limit(struct counts *mine, const struct packet *p, __u32 verdict,
 					const struct service *s)
 {
 	__u32 id = VERDICT_LIMIT(verdict);
-	struct counter *c;
 
 	if (id) {
 		id--;
-		c = bpf_map_lookup_elem(&limit_counters, &id);
-	} else if (verdict & REFUSED) {
-		return;
-	} else {
+		if (id < NEAR_IDS)
+			add_packet(&mine->near_limits[id], p);
+		else
+			count_far(p, &limit_counters, id);
+	} else if (!(verdict & REFUSED)) {
 		id = s->id;
-		c = bpf_map_lookup_elem(&service_counters, &id);
+		if (id < NEAR_IDS)
+			add_packet(&mine->near_services[id], p);
+		else
+			count_far(p, &service_counters, id);
 	}
-	if (c)
-		add_packet(c, p);
 }
 
 /*

@@ -125,7 +125,7 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 	/* Not what is only observed: what its client sends again would go uncounted. */
 	if (quic && p->kind == KIND_NEW && !(verdict & REFUSED))
 		quic_note(&mine->quic, now);
-	count_limit(p, verdict, s);
+	count_limit(mine, p, verdict, s);
 	if (!(features & FEATURE_VOLUME) || verdict & REFUSED || p->kind != KIND_ESTABLISHED)
 		note(mine, p, slot, s->id, now, verdict, p->kind != KIND_ESTABLISHED);
 	return with_action(verdict, slot, now);

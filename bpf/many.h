@@ -8,6 +8,7 @@
  * for that could admit too much.
  */
 
+#include "account.h"
 #include "limits.h"
 
 /* What one limit says of one packet before anything is charged. Beside the verdicts of the meters. */
@@ -47,15 +48,18 @@ static long state_step(__u32 index, void *ctx)
 	return 1;
 }
 
-/* Every CPU is at this word, so a race is common: as many tries as the meters make. */
-static __always_inline int state_charge(const struct limit *l, __u64 now, __u64 cost)
+/*
+ * Every CPU is at this word, so a race is common: as many tries as the meters make. A function, for inlined
+ * its frame lies under that of meter_charge, and 512 bytes are all there is.
+ */
+__noinline int state_charge(const struct limit *l, __u64 now, __u64 cost)
 {
-	struct state_try t = { .state = own_state(l),
-			       .now = now,
-			       .cost = cost,
-			       .capacity = l->capacity,
-			       .verdict = METER_CONTENDED };
+	struct state_try t = { .now = now, .cost = cost, .verdict = METER_CONTENDED };
 
+	if (!l)
+		return METER_CONTENDED;
+	t.state = own_state(l);
+	t.capacity = l->capacity;
 	bpf_loop(METER_MAX_TRIES, state_step, &t, 0);
 	return t.verdict;
 }
@@ -66,6 +70,8 @@ static __always_inline void state_reject(const struct limit *l, __u64 now, __u64
 	struct limit_state *state = own_state(l);
 	__u64 tat = *(volatile __u64 *)&state->tat_ns, next;
 
+	if (tat >= now + l->capacity)
+		return;
 	next = (tat > now ? tat : now) + cost;
 	if (next > now + l->capacity)
 		next = now + l->capacity;
@@ -120,26 +126,47 @@ static __always_inline const struct limit *limit_at(const struct service *s, __u
 	return n < policy->global_count ? limit_in(slot, policy->global_first + n) : NULL;
 }
 
-/* REASON_UNDER_LIMIT where all limits would admit the packet, else what the first that does not says. */
-static __always_inline __u32 look_at_all(const struct service *s, const struct packet *p,
-					 __u32 slot, __u64 now, __u64 in)
+/* REASON_UNDER_LIMIT where a limit would admit the packet or does not apply. */
+static __always_inline __u32 look_at(const struct limit *l, const struct packet *p, __u32 slot,
+				     __u64 now, __u64 in)
 {
-	__u32 observed = REASON_UNDER_LIMIT;
+	int meter = limit_look(l, p, now, in);
 
+	if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
+		return REASON_UNDER_LIMIT;
+	if (meter == METER_FULL && policy_at(slot)->on_table_full == TABLE_FULL_PASS)
+		return REASON_UNDER_LIMIT;
+	return charged(meter, l, slot, now);
+}
+
+/*
+ * REASON_UNDER_LIMIT where all limits would admit the packet, else what one that does not says: the one
+ * that refused the packet before, if it does so again, for who is over one limit mostly goes on to be,
+ * and else the first. That spares a flood of one offender all other looks.
+ */
+static __always_inline __u32 look_at_all(struct counts *mine, const struct service *s,
+					 const struct packet *p, __u32 slot, __u64 now, __u64 in)
+{
+	__u32 observed = REASON_UNDER_LIMIT, last = mine->refused_by;
+	const struct limit *l = last >> 8 == s->id ? limit_at(s, slot, last & 0xff) : NULL;
+	__u32 verdict;
+
+	if (l) {
+		verdict = look_at(l, p, slot, now, in);
+		if (verdict & REFUSED)
+			return verdict;
+	}
 	for (__u32 n = 0; n < MAX_PACKET_LIMITS; n++) {
-		const struct limit *l = limit_at(s, slot, n);
-		int meter;
-
+		l = limit_at(s, slot, n);
 		if (!l)
 			break;
-		meter = limit_look(l, p, now, in);
-		if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
-			continue;
-		if (meter == METER_FULL && policy_at(slot)->on_table_full == TABLE_FULL_PASS)
-			continue;
-		if (meter != METER_OVER || !(l->flags & LIMIT_OBSERVES))
-			return charged(meter, l, slot, now);
-		observed = l->over;
+		verdict = look_at(l, p, slot, now, in);
+		if (verdict & REFUSED) {
+			mine->refused_by = s->id << 8 | n;
+			return verdict;
+		}
+		if (verdict & VERDICT_OBSERVED)
+			observed = verdict;
 	}
 	return observed;
 }
@@ -183,11 +210,12 @@ __noinline __u32 limits_judge_many(const struct packet *p, __u32 listen, __u32 s
 				   __u64 in)
 {
 	const struct service *s = service_at(slot, listen);
+	struct counts *mine = own_counts();
 	__u32 verdict;
 
-	if (!p || !s)
+	if (!p || !s || !mine)
 		return REASON_NO_SERVICE;
-	verdict = look_at_all(s, p, slot, now, in);
+	verdict = look_at_all(mine, s, p, slot, now, in);
 	if (!(verdict & REFUSED))
 		verdict = charge_all(s, p, slot, now, in);
 	if (verdict & REFUSED && s->flags & SERVICE_COUNT_REJECTED)

@@ -110,7 +110,7 @@ struct {
 	__type(value, struct counts);
 } counters SEC(".maps");
 
-/* The same by service, what it admitted, and by limit, what was over it. */
+/* The same by service, what it admitted, and by limit, what was over it: of ids from NEAR_IDS on. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, SERVICE_IDS);
@@ -124,6 +124,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } limit_counters SEC(".maps");
+
+/* Written and read by Go only: what the counters of an id stood at when a service or limit got it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SERVICE_IDS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} service_bases SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LIMIT_IDS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} limit_bases SEC(".maps");
 
 /*
  * The ledger of sources: written by the account stage, read by `sources`. Full: the least recently

@@ -218,7 +218,7 @@ static __always_inline void meter_reject(const struct limit *limit, __u64 hash, 
 		if (!slot_is(slot, t.tag))
 			continue;
 		level = slot_level(slot, t.now, limit->stale);
-		if (level && slot & SLOT_BORROWED)
+		if (level >= limit->capacity || (level && slot & SLOT_BORROWED))
 			return;
 		cost = limit->capacity - level < cost ? limit->capacity - level : cost;
 		next = slot_charged(t.tag, t.now, level, cost, 0);

@@ -94,6 +94,8 @@ static long charge_step(__u32 index, void *ctx)
 	if (job->crew > 1)
 		meet(index, job->crew);
 	step->verdict = meter_charge_inline(limit, step->hash, step->now_ns, limit->cost);
+	if (step->verdict == METER_OVER && limit->flags & LIMIT_COUNT_REJECTED)
+		meter_reject(limit, step->hash, step->now_ns, limit->cost);
 	return 0;
 }
 

@@ -98,7 +98,7 @@ func (f *fake) Close() error {
 	return nil
 }
 
-func (f *fake) Interfaces() ([]datapath.Interface, error) { return f.attached, nil }
+func (f *fake) Interfaces() ([]datapath.Interface, error) { return slices.Clone(f.attached), nil }
 func (f *fake) Policy() (datapath.Policy, error)          { return f.policy, nil }
 func (f *fake) Sources() ([]datapath.Source, error)       { return slices.Clone(f.sources), nil }
 
@@ -147,7 +147,8 @@ func (f *fake) Rollback(n int, by string) (*policy.Policy, error) {
 		return nil, fmt.Errorf("%w: there are only %d", datapath.ErrInvalid, len(f.kept))
 	}
 	f.policy.Pending = nil
-	return f.kept[n-1].Policy, f.Apply(datapath.ApplyOptions{Policy: f.kept[n-1].Policy, By: by})
+	back := f.kept[n-1].Policy
+	return back, f.Apply(datapath.ApplyOptions{Policy: back, By: by})
 }
 
 func (f *fake) Services() ([]datapath.ServiceState, error) { return f.services, nil }

@@ -3,6 +3,8 @@
 package datapath
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -54,7 +56,26 @@ func costPaths() []costPath {
 		{"allowed host", "floor_parse", limiterProgSynwardXdp, syn, 0, onList(Allow, "198.51.100.7/32")},
 		{"blocked host", "floor_parse", limiterProgSynwardXdp, syn, 0, onList(Block, "198.51.100.7/32")},
 		{"blocked prefix", "floor_parse", limiterProgSynwardXdp, syn, 0, onList(Block, "198.51.100.0/24")},
+		{"over limit, one of many services", "floor_parse", limiterProgSynwardXdp, syn, 0, services(1)},
+		{"over the last of 8 limits", "floor_parse", limiterProgSynwardXdp, syn, 3.5, services(8)},
 	}
+}
+
+// services is a policy of several services, in which one has so many limits; the last of them is soon met.
+func services(limits int) func(*Instance) error {
+	p := &policy.Policy{}
+	for port := uint16(440); port < 450; port++ {
+		s := policy.Service{Name: fmt.Sprintf("p%d", port), Listen: []policy.Listen{{Proto: policy.TCP, First: port, Last: port}}}
+		for n := range limits {
+			s.Limits = append(s.Limits, policy.Limit{
+				Kind: policy.KindNew, Per: policy.PerSource, Burst: uint64(1000 - 100*n),
+				Rate: policy.Rate{Count: uint64(1000 - 100*n), Period: time.Duration(n+1) * time.Second},
+			})
+		}
+		p.Services = append(p.Services, s)
+	}
+	p.Normalize()
+	return func(i *Instance) error { return i.Apply(ApplyOptions{Policy: p}) }
 }
 
 // BenchmarkCost measures what each path costs beside its floor and fails where the goal is surely
@@ -70,10 +91,7 @@ func BenchmarkCost(b *testing.B) {
 }
 
 func measureCost(b *testing.B, path costPath) {
-	i, programs := costBench(b, 0)
-	if err := path.prepare(i); err != nil {
-		b.Fatal(err)
-	}
+	programs := costBench(b, path.prepare)
 	floors, costs, ratios := make([]float64, costRounds), make([]float64, costRounds), make([]float64, costRounds)
 	for round := range costRounds {
 		floors[round] = nsPerPacket(b, programs[path.floor], path.frame)
@@ -94,8 +112,9 @@ func measureCost(b *testing.B, path costPath) {
 	}
 }
 
-// costBench is an instance that is pinned nowhere and every program on its maps.
-func costBench(b *testing.B, features uint32) (*Instance, map[string]*ebpf.Program) {
+// costBench is an instance that is pinned nowhere and every program on its maps, specialised as the state
+// that prepare makes needs them.
+func costBench(b *testing.B, prepare func(*Instance) error) map[string]*ebpf.Program {
 	m, err := createMaps()
 	if err != nil {
 		b.Fatal(err)
@@ -105,14 +124,14 @@ func costBench(b *testing.B, features uint32) (*Instance, map[string]*ebpf.Progr
 		b.Fatal(err)
 	}
 	b.Cleanup(i.release)
-	if err := i.begin(); err != nil {
+	if err := errors.Join(i.begin(), prepare(i)); err != nil {
 		b.Fatal(err)
 	}
 	spec, err := loadLimiterBench()
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := spec.Variables[limiterVarFeatures].Set(features); err != nil {
+	if err := spec.Variables[limiterVarFeatures].Set(i.featuresNeeded()); err != nil {
 		b.Fatal(err)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: m.replacements()})
@@ -120,7 +139,7 @@ func costBench(b *testing.B, features uint32) (*Instance, map[string]*ebpf.Progr
 		b.Fatal(err)
 	}
 	b.Cleanup(coll.Close)
-	return i, coll.Programs
+	return coll.Programs
 }
 
 // nsPerPacket is the CPU time that the calling thread spent on a test run, over its packets: the
@@ -164,10 +183,7 @@ const scalingGoal = 0.95
 func BenchmarkScaling(b *testing.B) {
 	path := costPaths()[1]
 	for range b.N {
-		i, programs := costBench(b, 0)
-		if err := path.prepare(i); err != nil {
-			b.Fatal(err)
-		}
+		programs := costBench(b, path.prepare)
 		scaling := make([]float64, costRounds)
 		for round := range costRounds {
 			floor := onCPUs(b, programs[path.floor], path.frame, 1) / onCPUs(b, programs[path.floor], path.frame, 2)

@@ -80,7 +80,7 @@ func newFuzzLab(t testing.TB) *fuzzLab {
 	}
 	for _, h := range fuzzHooks {
 		for general, features := range map[bool]uint32{false: l.control.Policies[0].Features, true: uint32(limiterFeatureFEATURE_ALL)} {
-			prog, err := m.loadProgram(h.hook, frozen{slot: h.slot, linkHeader: h.link, features: features})
+			prog, err := l.load(h, features)
 			if err != nil {
 				t.Fatalf("load %s: %v", h.name, err)
 			}
@@ -92,28 +92,60 @@ func newFuzzLab(t testing.TB) *fuzzLab {
 	return l
 }
 
-// fuzzMaps are an instance's maps, with counters that can be mapped and a ledger that is quickly seen to be empty.
+// fuzzMaps are an instance's maps, with a ledger that is quickly seen to be empty.
 func fuzzMaps() (*mapSet, error) {
 	spec, err := loadLimiter()
 	if err != nil {
 		return nil, err
 	}
+	shrinkMaps(spec)
 	m := &mapSet{}
 	for name, field := range m.byName() {
-		one := mapSpec(spec, name)
-		switch name {
-		case limiterMapCounters:
-			one.Type, one.MaxEntries = ebpf.Array, uint32(len(fuzzHooks))
-			one.Flags |= unix.BPF_F_MMAPABLE
-		case limiterMapSources:
-			one.MaxEntries = 256
-		}
-		if *field, err = ebpf.NewMap(one); err != nil {
+		if *field, err = ebpf.NewMap(mapSpec(spec, name)); err != nil {
 			m.close()
 			return nil, fmt.Errorf("create map %s: %w", name, err)
 		}
 	}
 	return m, nil
+}
+
+func shrinkMaps(spec *ebpf.CollectionSpec) { spec.Maps[limiterMapSources].MaxEntries = 256 }
+
+func shrinkCounters(spec *ebpf.CollectionSpec) {
+	counters := spec.Maps[limiterMapCounters]
+	counters.Type, counters.MaxEntries = ebpf.Array, uint32(len(fuzzHooks))
+	counters.Flags |= unix.BPF_F_MMAPABLE
+}
+
+// mapCounters puts counters in place that can be mapped, once nothing is applied any more.
+func (l *fuzzLab) mapCounters() error {
+	spec, err := loadLimiter()
+	if err != nil {
+		return err
+	}
+	shrinkCounters(spec)
+	counters, err := ebpf.NewMap(mapSpec(spec, limiterMapCounters))
+	if err != nil {
+		return fmt.Errorf("create counters: %w", err)
+	}
+	defer l.maps.Counters.Close()
+	l.maps.Counters = counters
+	return nil
+}
+
+func (l *fuzzLab) load(h fuzzHook, features uint32) (*ebpf.Program, error) {
+	spec, err := frozen{slot: h.slot, linkHeader: h.link, features: features}.spec(h.hook)
+	if err != nil {
+		return nil, err
+	}
+	shrinkMaps(spec)
+	shrinkCounters(spec)
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: l.maps.replacements()})
+	if err != nil {
+		return nil, loadError(err)
+	}
+	defer coll.Close()
+	return coll.DetachProgram(h.hook.program()), nil
 }
 
 // fill applies the policy in each mode and puts what it came to into the slot of the mode, and sets every
@@ -156,6 +188,9 @@ func (l *fuzzLab) fill(t testing.TB) error {
 	}
 	l.meters = slots(l.limit.region().of(l.tables))
 	clear(l.meters)
+	if err := l.mapCounters(); err != nil {
+		return err
+	}
 	counters, err := mapWords(l.maps.Counters)
 	if err != nil {
 		return err

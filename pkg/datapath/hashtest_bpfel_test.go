@@ -66,7 +66,11 @@ type hashTestCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
-	ByEnd [64]hashTestCounter
+	RefusedBy    uint32
+	Pad          uint32
+	ByEnd        [64]hashTestCounter
+	NearLimits   [64]hashTestCounter
+	NearServices [64]hashTestCounter
 }
 
 type hashTestHashed struct {
@@ -269,6 +273,7 @@ const (
 	hashTestMapCounters        = "counters"
 	hashTestMapHashLimit       = "hash_limit"
 	hashTestMapInterfaces      = "interfaces"
+	hashTestMapLimitBases      = "limit_bases"
 	hashTestMapLimitCounters   = "limit_counters"
 	hashTestMapListNotes       = "list_notes"
 	hashTestMapLocals          = "locals"
@@ -277,6 +282,7 @@ const (
 	hashTestMapPolicyTexts     = "policy_texts"
 	hashTestMapQuicRecent      = "quic_recent"
 	hashTestMapQuicSecrets     = "quic_secrets"
+	hashTestMapServiceBases    = "service_bases"
 	hashTestMapServiceCounters = "service_counters"
 	hashTestMapServiceNames    = "service_names"
 	hashTestMapSets            = "sets"
@@ -346,6 +352,7 @@ type hashTestMapSpecs struct {
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	HashLimit       *ebpf.MapSpec `ebpf:"hash_limit"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
@@ -354,6 +361,7 @@ type hashTestMapSpecs struct {
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
@@ -399,6 +407,7 @@ type hashTestMaps struct {
 	Counters        *ebpf.Map `ebpf:"counters"`
 	HashLimit       *ebpf.Map `ebpf:"hash_limit"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
@@ -407,6 +416,7 @@ type hashTestMaps struct {
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
 	Sets            *ebpf.Map `ebpf:"sets"`
@@ -422,6 +432,7 @@ func (m *hashTestMaps) Close() error {
 		m.Counters,
 		m.HashLimit,
 		m.Interfaces,
+		m.LimitBases,
 		m.LimitCounters,
 		m.ListNotes,
 		m.Locals,
@@ -430,6 +441,7 @@ func (m *hashTestMaps) Close() error {
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
+		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
 		m.Sets,

@@ -102,7 +102,11 @@ type limiterCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
-	ByEnd [64]limiterCounter
+	RefusedBy    uint32
+	Pad          uint32
+	ByEnd        [64]limiterCounter
+	NearLimits   [64]limiterCounter
+	NearServices [64]limiterCounter
 }
 
 type limiterFeature uint32
@@ -485,6 +489,7 @@ const (
 	limiterMapBlockPrefixes   = "block_prefixes"
 	limiterMapCounters        = "counters"
 	limiterMapInterfaces      = "interfaces"
+	limiterMapLimitBases      = "limit_bases"
 	limiterMapLimitCounters   = "limit_counters"
 	limiterMapListNotes       = "list_notes"
 	limiterMapLocals          = "locals"
@@ -492,6 +497,7 @@ const (
 	limiterMapPolicyTexts     = "policy_texts"
 	limiterMapQuicRecent      = "quic_recent"
 	limiterMapQuicSecrets     = "quic_secrets"
+	limiterMapServiceBases    = "service_bases"
 	limiterMapServiceCounters = "service_counters"
 	limiterMapServiceNames    = "service_names"
 	limiterMapSets            = "sets"
@@ -563,6 +569,7 @@ type limiterMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
@@ -570,6 +577,7 @@ type limiterMapSpecs struct {
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
@@ -615,6 +623,7 @@ type limiterMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
@@ -622,6 +631,7 @@ type limiterMaps struct {
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
 	Sets            *ebpf.Map `ebpf:"sets"`
@@ -636,6 +646,7 @@ func (m *limiterMaps) Close() error {
 		m.BlockPrefixes,
 		m.Counters,
 		m.Interfaces,
+		m.LimitBases,
 		m.LimitCounters,
 		m.ListNotes,
 		m.Locals,
@@ -643,6 +654,7 @@ func (m *limiterMaps) Close() error {
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
+		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
 		m.Sets,

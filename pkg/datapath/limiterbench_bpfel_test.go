@@ -60,7 +60,11 @@ type limiterBenchCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
-	ByEnd [64]limiterBenchCounter
+	RefusedBy    uint32
+	Pad          uint32
+	ByEnd        [64]limiterBenchCounter
+	NearLimits   [64]limiterBenchCounter
+	NearServices [64]limiterBenchCounter
 }
 
 type limiterBenchInterface struct {
@@ -242,6 +246,7 @@ const (
 	limiterBenchMapBlockPrefixes   = "block_prefixes"
 	limiterBenchMapCounters        = "counters"
 	limiterBenchMapInterfaces      = "interfaces"
+	limiterBenchMapLimitBases      = "limit_bases"
 	limiterBenchMapLimitCounters   = "limit_counters"
 	limiterBenchMapListNotes       = "list_notes"
 	limiterBenchMapLocals          = "locals"
@@ -249,6 +254,7 @@ const (
 	limiterBenchMapPolicyTexts     = "policy_texts"
 	limiterBenchMapQuicRecent      = "quic_recent"
 	limiterBenchMapQuicSecrets     = "quic_secrets"
+	limiterBenchMapServiceBases    = "service_bases"
 	limiterBenchMapServiceCounters = "service_counters"
 	limiterBenchMapServiceNames    = "service_names"
 	limiterBenchMapSets            = "sets"
@@ -326,6 +332,7 @@ type limiterBenchMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
@@ -333,6 +340,7 @@ type limiterBenchMapSpecs struct {
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
@@ -378,6 +386,7 @@ type limiterBenchMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
@@ -385,6 +394,7 @@ type limiterBenchMaps struct {
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
 	Sets            *ebpf.Map `ebpf:"sets"`
@@ -399,6 +409,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.BlockPrefixes,
 		m.Counters,
 		m.Interfaces,
+		m.LimitBases,
 		m.LimitCounters,
 		m.ListNotes,
 		m.Locals,
@@ -406,6 +417,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
+		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
 		m.Sets,

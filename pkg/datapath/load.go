@@ -35,6 +35,8 @@ type mapSet struct {
 	Counters        *ebpf.Map
 	ServiceCounters *ebpf.Map
 	LimitCounters   *ebpf.Map
+	ServiceBases    *ebpf.Map
+	LimitBases      *ebpf.Map
 	Sources         *ebpf.Map
 	Interfaces      *ebpf.Map
 	ServiceNames    *ebpf.Map
@@ -59,6 +61,8 @@ func (m *mapSet) byName() map[string]**ebpf.Map {
 		limiterMapCounters:        &m.Counters,
 		limiterMapServiceCounters: &m.ServiceCounters,
 		limiterMapLimitCounters:   &m.LimitCounters,
+		limiterMapServiceBases:    &m.ServiceBases,
+		limiterMapLimitBases:      &m.LimitBases,
 		limiterMapSources:         &m.Sources,
 		limiterMapInterfaces:      &m.Interfaces,
 		limiterMapServiceNames:    &m.ServiceNames,

@@ -60,7 +60,11 @@ type metersTestCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
-	ByEnd [64]metersTestCounter
+	RefusedBy    uint32
+	Pad          uint32
+	ByEnd        [64]metersTestCounter
+	NearLimits   [64]metersTestCounter
+	NearServices [64]metersTestCounter
 }
 
 type metersTestInterface struct {
@@ -284,6 +288,7 @@ const (
 	metersTestMapBlockPrefixes   = "block_prefixes"
 	metersTestMapCounters        = "counters"
 	metersTestMapInterfaces      = "interfaces"
+	metersTestMapLimitBases      = "limit_bases"
 	metersTestMapLimitCounters   = "limit_counters"
 	metersTestMapListNotes       = "list_notes"
 	metersTestMapLocals          = "locals"
@@ -291,6 +296,7 @@ const (
 	metersTestMapPolicyTexts     = "policy_texts"
 	metersTestMapQuicRecent      = "quic_recent"
 	metersTestMapQuicSecrets     = "quic_secrets"
+	metersTestMapServiceBases    = "service_bases"
 	metersTestMapServiceCounters = "service_counters"
 	metersTestMapServiceNames    = "service_names"
 	metersTestMapSets            = "sets"
@@ -363,6 +369,7 @@ type metersTestMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
@@ -370,6 +377,7 @@ type metersTestMapSpecs struct {
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
@@ -418,6 +426,7 @@ type metersTestMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
@@ -425,6 +434,7 @@ type metersTestMaps struct {
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
 	Sets            *ebpf.Map `ebpf:"sets"`
@@ -441,6 +451,7 @@ func (m *metersTestMaps) Close() error {
 		m.BlockPrefixes,
 		m.Counters,
 		m.Interfaces,
+		m.LimitBases,
 		m.LimitCounters,
 		m.ListNotes,
 		m.Locals,
@@ -448,6 +459,7 @@ func (m *metersTestMaps) Close() error {
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
+		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
 		m.Sets,

@@ -60,7 +60,11 @@ type quicTestCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
-	ByEnd [64]quicTestCounter
+	RefusedBy    uint32
+	Pad          uint32
+	ByEnd        [64]quicTestCounter
+	NearLimits   [64]quicTestCounter
+	NearServices [64]quicTestCounter
 }
 
 type quicTestInterface struct {
@@ -305,6 +309,7 @@ const (
 	quicTestMapBlockPrefixes   = "block_prefixes"
 	quicTestMapCounters        = "counters"
 	quicTestMapInterfaces      = "interfaces"
+	quicTestMapLimitBases      = "limit_bases"
 	quicTestMapLimitCounters   = "limit_counters"
 	quicTestMapListNotes       = "list_notes"
 	quicTestMapLocals          = "locals"
@@ -313,6 +318,7 @@ const (
 	quicTestMapQuicRecent      = "quic_recent"
 	quicTestMapQuicSecrets     = "quic_secrets"
 	quicTestMapQuicSteps       = "quic_steps"
+	quicTestMapServiceBases    = "service_bases"
 	quicTestMapServiceCounters = "service_counters"
 	quicTestMapServiceNames    = "service_names"
 	quicTestMapSets            = "sets"
@@ -401,6 +407,7 @@ type quicTestMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
@@ -409,6 +416,7 @@ type quicTestMapSpecs struct {
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	QuicSteps       *ebpf.MapSpec `ebpf:"quic_steps"`
+	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
@@ -465,6 +473,7 @@ type quicTestMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
@@ -473,6 +482,7 @@ type quicTestMaps struct {
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	QuicSteps       *ebpf.Map `ebpf:"quic_steps"`
+	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
 	Sets            *ebpf.Map `ebpf:"sets"`
@@ -487,6 +497,7 @@ func (m *quicTestMaps) Close() error {
 		m.BlockPrefixes,
 		m.Counters,
 		m.Interfaces,
+		m.LimitBases,
 		m.LimitCounters,
 		m.ListNotes,
 		m.Locals,
@@ -495,6 +506,7 @@ func (m *quicTestMaps) Close() error {
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.QuicSteps,
+		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
 		m.Sets,

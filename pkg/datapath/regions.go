@@ -30,17 +30,6 @@ func (l *limiterLimit) region() region { return region{l.FirstBucket, l.BucketMa
 // minSharedBuckets is the least a region shrinks to where many classes share the table.
 const minSharedBuckets = 64
 
-// regionsOf are the regions that limits have, by class.
-func regionsOf(limits []limiterLimit) map[regionClass]region {
-	out := map[regionClass]region{}
-	for i := range limits {
-		if limits[i].metered() {
-			out[limits[i].class()] = limits[i].region()
-		}
-	}
-	return out
-}
-
 // allot finds a region for every class that wants one. Classes that are kept stay where they are; none
 // of the others meets a region of taken, for those are still read by the policy in force. A policy may
 // have half of the table, so that the next one finds room beside it.

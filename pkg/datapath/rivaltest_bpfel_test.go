@@ -60,7 +60,11 @@ type rivalTestCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
-	ByEnd [64]rivalTestCounter
+	RefusedBy    uint32
+	Pad          uint32
+	ByEnd        [64]rivalTestCounter
+	NearLimits   [64]rivalTestCounter
+	NearServices [64]rivalTestCounter
 }
 
 type rivalTestInterface struct {
@@ -242,6 +246,7 @@ const (
 	rivalTestMapBlockPrefixes   = "block_prefixes"
 	rivalTestMapCounters        = "counters"
 	rivalTestMapInterfaces      = "interfaces"
+	rivalTestMapLimitBases      = "limit_bases"
 	rivalTestMapLimitCounters   = "limit_counters"
 	rivalTestMapListNotes       = "list_notes"
 	rivalTestMapLocals          = "locals"
@@ -249,6 +254,7 @@ const (
 	rivalTestMapPolicyTexts     = "policy_texts"
 	rivalTestMapQuicRecent      = "quic_recent"
 	rivalTestMapQuicSecrets     = "quic_secrets"
+	rivalTestMapServiceBases    = "service_bases"
 	rivalTestMapServiceCounters = "service_counters"
 	rivalTestMapServiceNames    = "service_names"
 	rivalTestMapSets            = "sets"
@@ -321,6 +327,7 @@ type rivalTestMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
@@ -328,6 +335,7 @@ type rivalTestMapSpecs struct {
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
@@ -374,6 +382,7 @@ type rivalTestMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
@@ -381,6 +390,7 @@ type rivalTestMaps struct {
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
+	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
 	Sets            *ebpf.Map `ebpf:"sets"`
@@ -395,6 +405,7 @@ func (m *rivalTestMaps) Close() error {
 		m.BlockPrefixes,
 		m.Counters,
 		m.Interfaces,
+		m.LimitBases,
 		m.LimitCounters,
 		m.ListNotes,
 		m.Locals,
@@ -402,6 +413,7 @@ func (m *rivalTestMaps) Close() error {
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
+		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
 		m.Sets,

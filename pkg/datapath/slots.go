@@ -49,17 +49,17 @@ func (i *Instance) freshen(c *compiled) error {
 		r.clear(i.tables, monotonicNow()>>class.unitShift)
 	}
 	i.raiseHorizons(c)
-	none := make([]limiterCounter, ebpf.MustPossibleCPU())
+	counts, err := i.readTallies()
+	if err != nil {
+		return err
+	}
+	if err := counts.rebase(c.freshServices, c.freshLimits); err != nil {
+		return err
+	}
 	for _, id := range c.freshLimits {
 		i.tables.LimitStates[id] = limiterLimitState{}
-		if err := i.maps.LimitCounters.Put(id, none); err != nil {
-			return fmt.Errorf("clear limit counter: %w", err)
-		}
 	}
 	for _, id := range c.freshServices {
-		if err := i.maps.ServiceCounters.Put(id, none); err != nil {
-			return fmt.Errorf("clear service counter: %w", err)
-		}
 		if err := i.forgetService(id); err != nil {
 			return err
 		}

@@ -170,6 +170,9 @@ func TestStatusManyServices(t *testing.T) {
 	for n := range 20 {
 		text += fmt.Sprintf("  - {name: s%d, listen: [%d/tcp]}\n", n, 1000+n)
 	}
+	if got := services(parse("version: 1\n")); len(got) != 1 || got[0] != "no services: only the lists decide" {
+		t.Errorf("without services: %q", got)
+	}
 	lines := services(parse(text))
 	if got := lines[len(lines)-1]; len(lines) != 17 || got != "4 more services; `synward services` shows all" {
 		t.Errorf("%d lines, the last %q", len(lines), got)

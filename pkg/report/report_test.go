@@ -143,6 +143,11 @@ func TestSources(t *testing.T) {
 	SortSources(s.Sources, ByAdmitted)
 	golden(t, "sources-admitted.plain", s.Plain)
 	golden(t, "sources-empty.json", Sources{Now: now()}.JSON)
+	// A blocked source is refused before its service is looked for.
+	s.Sources = s.Sources[:1]
+	s.Sources[0].Service = ""
+	golden(t, "sources-blocked.txt", s.Text)
+	golden(t, "sources-blocked.json", s.JSON)
 }
 
 func entries(list datapath.List) Entries {
@@ -156,6 +161,7 @@ func entries(list datapath.List) Entries {
 			Origin: "operator", By: "ann", Reason: "tab\tand \x1b[31mcolour", Hits: 12,
 		},
 		{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Scope: datapath.ScopeAll},
+		{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Scope: datapath.ScopeAll, Origin: "policy", Hits: 3},
 	}}
 }
 

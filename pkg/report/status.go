@@ -94,6 +94,9 @@ func services(p *policy.Policy) []string {
 	if len(p.Global.Limits) > 0 {
 		add("all services together", p.Global.Limits)
 	}
+	if len(lines) == 0 {
+		lines = append(lines, "no services: only the lists decide")
+	}
 	return lines
 }
 
