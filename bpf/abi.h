@@ -192,7 +192,7 @@ enum hash_key {
  * cost is T and capacity is B*T, both in units of 2^unit_shift nanoseconds; what is charged is
  * amount * cost >> cost_shift, rounded up. A TAT that is further ahead of now than stale units has
  * wrapped around and counts as past; all limits of one region share unit and stale. over is the whole
- * verdict on what is over the limit, action included, as packet.h lays it out. id is the limit's for longer
+ * verdict on what is over the limit, action included (enum verdict). id is the limit's for longer
  * than a policy: its own TAT, aggregate and counter lie there. from and except are bits of the sets: a
  * limit applies to sources in one of from (0: all) and none of except.
  */
@@ -299,7 +299,8 @@ struct control_words {
 	__u64 word;
 	__u64 families;
 	__u64 hash[HASH_KEYS];
-	__u64 pad[3];
+	__u64 last; /* the highest generation that was ever given, for Go */
+	__u64 pad[2];
 	struct policy policies[POLICY_SLOTS];
 };
 _Static_assert(sizeof(struct control_words) == 64 + 64 * POLICY_SLOTS, "control_words");

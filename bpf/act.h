@@ -18,14 +18,15 @@
 #define ANSWERS_IN_TOTAL (MAX_LIMITS - 1)
 
 /* Charges them. Worst case: a source that is over its own has cost the others nothing. */
-__noinline int may_answer(const struct packet *p)
+__noinline int may_answer(struct packet *p)
 {
 	const struct limit *to_source, *in_total;
 	__u64 now = bpf_ktime_get_ns(), hash;
-	__u32 slot = active_slot();
+	__u32 slot;
 
 	if (!p)
 		return 0;
+	slot = slot_of(p);
 	to_source = limit_in(slot, ANSWERS_TO_SOURCE);
 	in_total = limit_in(slot, ANSWERS_IN_TOTAL);
 	hash = hash_addr(to_source, &p->src, to_source->seed);
@@ -44,11 +45,11 @@ static __always_inline bool wants_answer(__u32 verdict)
 	return features & FEATURE_RESET && VERDICT_ACTION(verdict) == ACTION_RESET;
 }
 
-static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, const struct packet *p,
+static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, struct packet *p,
 				   __u32 verdict)
 {
 	if (wants_answer(verdict)) {
-		if (may_answer(p) && reset_xdp(ctx, p)) {
+		if (answerable(p) && may_answer(p) && reset_xdp(ctx, p)) {
 			count_packet(mine, p, verdict);
 			return XDP_TX;
 		}
@@ -59,13 +60,13 @@ static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, cons
 }
 
 /* UNSPEC and not OK: programs and filters behind ours still have their say. */
-static __always_inline int act_tc(struct __sk_buff *ctx, struct counts *mine,
-				  const struct packet *p, __u32 verdict)
+static __always_inline int act_tc(struct __sk_buff *ctx, struct counts *mine, struct packet *p,
+				  __u32 verdict)
 {
 	int sent;
 
 	if (wants_answer(verdict)) {
-		sent = may_answer(p) ? reset_tc(ctx, p) : TC_ACT_SHOT;
+		sent = answerable(p) && may_answer(p) ? reset_tc(ctx, p) : TC_ACT_SHOT;
 		if (sent == TC_ACT_REDIRECT) {
 			count_packet(mine, p, verdict);
 			return sent;

@@ -93,11 +93,18 @@ static __always_inline __u32 judge_by_limits(const struct packet *p, const struc
 	return limit_judge_plain(limit_in(slot, s->first_limit), p, slot, now);
 }
 
+/* The kernel drops what contradicts itself, so it passes unless the policy is strict. */
+static __always_inline int unparsed(__u32 slot)
+{
+	return policy_at(slot)->strict_parsing ? REFUSE(REASON_UNPARSED) : REASON_UNPARSED;
+}
+
 /* A datagram for a QUIC service: it asks for a new connection, or belongs to one. */
-static __always_inline int tell_quic(struct packet *p, const struct quic_key *key, __u64 now)
+static __always_inline int tell_quic(struct packet *p, const struct quic_key *key, __u32 slot,
+				     __u64 now)
 {
 	if (p->quic == QUIC_CUT)
-		return p->first_fragment ? REFUSE(REASON_FRAGMENT) : REASON_UNPARSED;
+		return p->first_fragment ? REFUSE(REASON_FRAGMENT) : unparsed(slot);
 	p->kind = KIND_ESTABLISHED;
 	if (p->quic == QUIC_MAY_ASK && quic_seen(key, now) == QUIC_NEW)
 		p->kind = KIND_NEW;
@@ -116,14 +123,14 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 	if (!s)
 		return p->kind == KIND_ESTABLISHED ? REASON_ESTABLISHED : REASON_NO_SERVICE;
 	if (quic)
-		verdict = tell_quic(p, &mine->quic, now);
+		verdict = tell_quic(p, &mine->quic, slot, now);
 	if (features & (FEATURE_VOLUME | FEATURE_QUIC) && p->kind == KIND_ESTABLISHED &&
 	    !(s->flags & SERVICE_VOLUME))
 		return REASON_ESTABLISHED;
 	if (!verdict)
 		verdict = judge_by_limits(p, s, listen, slot, now);
 	/* Not what is only observed: what its client sends again would go uncounted. */
-	if (quic && p->kind == KIND_NEW && !(verdict & REFUSED))
+	if (quic && p->kind == KIND_NEW && !(verdict & (REFUSED | VERDICT_OBSERVED)))
 		quic_note(&mine->quic, now);
 	count_limit(mine, p, verdict, s);
 	if (!(features & FEATURE_VOLUME) || verdict & REFUSED || p->kind != KIND_ESTABLISHED)
@@ -131,13 +138,13 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 	return with_action(verdict, slot, now);
 }
 
-/* The kernel drops what contradicts itself; a blocked source does not get even that far. */
+/* A blocked source does not get even as far as the kernel's own check. */
 static __always_inline int judge_unparsed(const struct packet *p, __u32 slot, __u64 now)
 {
 	if (p->src.family && lists_may_hold(&p->src) &&
 	    lists_judge(p, slot, now) == REFUSE(REASON_BLOCKED))
 		return REFUSE(REASON_BLOCKED);
-	return policy_at(slot)->strict_parsing ? REFUSE(REASON_UNPARSED) : REASON_UNPARSED;
+	return unparsed(slot);
 }
 
 /* A packet whose shape was refused may be forged at will: it adds to a source, and never makes one. */
@@ -155,13 +162,15 @@ static __always_inline __u32 conclude(const struct packet *p, __u32 slot, __u64 
  * What a list may hold, and what parse has refused or could not read, to its end. REASON_NONE: neither
  * decides. Never the way of a packet of a flood, unless the lists hold its source.
  */
-__noinline __u32 judge_closely(const struct packet *p, int verdict)
+__noinline __u32 judge_closely(struct packet *p, int verdict)
 {
-	__u32 slot = active_slot();
-	__u64 now = clock_ns(policy_at(slot));
+	__u32 slot;
+	__u64 now;
 
 	if (!p)
 		return REASON_UNPARSED;
+	slot = slot_of(p);
+	now = clock_ns(policy_at(slot));
 	if (verdict == REASON_UNPARSED)
 		verdict = judge_unparsed(p, slot, now);
 	if (!verdict)
@@ -191,6 +200,6 @@ static __always_inline __u32 judge(struct counts *mine, struct packet *p, __u32 
 		verdict = service_judge(p);
 	if (verdict)
 		return verdict;
-	slot = active_slot();
+	slot = slot_of(p);
 	return judge_service(mine, p, slot, clock_ns(policy_at(slot)));
 }

@@ -74,6 +74,15 @@ static __always_inline __u32 verdict_of(const struct limit *l, __u32 reason)
 	return reason | (l->id + 1) << VERDICT_LIMIT_SHIFT;
 }
 
+/* The same of a refusal. A limit that only observes refuses nothing, for whatever reason. */
+static __always_inline __u32 refusal_of(const struct limit *l, __u32 reason)
+{
+	if (l->flags & LIMIT_OBSERVES)
+		return verdict_of(l, reason) | VERDICT_OBSERVED |
+		       ACTION_OBSERVE << VERDICT_ACTION_SHIFT;
+	return verdict_of(l, REFUSE(reason));
+}
+
 static __always_inline struct limit_state *own_state(const struct limit *l)
 {
 	return &tables.limit_states[l->id & (LIMIT_IDS - 1)];
@@ -104,7 +113,7 @@ static __always_inline __u32 table_full(const struct limit *limit, __u32 slot, _
 {
 	if (policy_at(slot)->on_table_full == TABLE_FULL_PASS && aggregate_admits(limit, now))
 		return verdict_of(limit, REASON_TABLE_FULL);
-	return verdict_of(limit, REFUSE(REASON_TABLE_FULL));
+	return refusal_of(limit, REASON_TABLE_FULL);
 }
 
 static __always_inline __u32 charged(int meter, const struct limit *limit, __u32 slot, __u64 now)
@@ -117,7 +126,7 @@ static __always_inline __u32 charged(int meter, const struct limit *limit, __u32
 	case METER_FULL:
 		return table_full(limit, slot, now);
 	default:
-		return verdict_of(limit, REFUSE(REASON_CONTENDED));
+		return refusal_of(limit, REASON_CONTENDED);
 	}
 }
 
@@ -125,7 +134,11 @@ static __always_inline __u32 charged(int meter, const struct limit *limit, __u32
 static __always_inline __u32 limit_judge_plain(const struct limit *l, const struct packet *p,
 					       __u32 slot, __u64 now)
 {
-	__u64 hash = hash_addr(l, &p->src, l->seed);
+	__u64 hash;
+
+	if (features & FEATURE_UDP && p->kind != KIND_NEW)
+		return REASON_UNDER_LIMIT;
+	hash = hash_addr(l, &p->src, l->seed);
 
 	return charged(meter_charge_inline(l, hash, now, l->cost), l, slot, now);
 }

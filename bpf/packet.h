@@ -29,7 +29,8 @@ struct packet {
 	__u8 first_fragment; /* of a packet of several: its headers must not be cut off */
 	__u8 quic; /* what a datagram would be to a QUIC service: enum quic_shape */
 	__u16 udp_bytes; /* what the UDP header says, itself included */
-	__u16 pad;
+	__u8 slot; /* plus 1, of the policy that judges it: read once, or a flip may come in between */
+	__u8 pad;
 };
 
 enum quic_shape {

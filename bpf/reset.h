@@ -5,7 +5,7 @@
  * A refused SYN, in place, into the RST that answers it (RFC 9293 section 3.10.7.1: SEQ=0,
  * ACK=SEG.SEQ+SEG.LEN, RST and ACK), and back to where it came from. It may write the packet and
  * nothing else; whether an answer is due, and how many, is its caller's to say. An answer is never
- * larger than its SYN. Needs has_link_header.
+ * larger than its SYN.
  */
 
 #include <linux/pkt_cls.h>
@@ -55,7 +55,7 @@ static __always_inline bool same_addr(const struct addr *a, const struct addr *b
 /* A fragment is not: its SYN may never become whole. Nor is land, which would answer itself. */
 static __always_inline bool answerable(const struct packet *p)
 {
-	if (p->kind != KIND_NEW || p->first_fragment)
+	if (p->proto != IPPROTO_TCP || p->kind != KIND_NEW || p->first_fragment)
 		return false;
 	if (never_a_host(&p->src) || never_a_host(&p->dst))
 		return false;

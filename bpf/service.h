@@ -28,6 +28,14 @@ static __always_inline __u32 active_slot(void)
 	return word & (POLICY_SLOTS - 1);
 }
 
+/* The slot that judges this packet: the one in force when it was first asked for. */
+static __always_inline __u32 slot_of(struct packet *p)
+{
+	if (!p->slot)
+		p->slot = active_slot() + 1;
+	return (p->slot - 1) & (POLICY_SLOTS - 1);
+}
+
 static __always_inline const struct policy *policy_at(__u32 slot)
 {
 	const struct policy *policy = &control.policies[slot & (POLICY_SLOTS - 1)];

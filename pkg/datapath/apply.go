@@ -3,8 +3,8 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/synward/synward/pkg/policy"
@@ -22,7 +22,8 @@ type ApplyOptions struct {
 
 // Apply puts a policy in force in one step: it is written beside the one in force, then one word is flipped.
 // Limits that stay the same keep their levels and counts. ErrInvalid: what this data path cannot do.
-// ErrRefused: another policy waits for its confirmation. The policy must be normal. An error leaves the old policy in force, whole.
+// ErrRefused: another policy waits for its confirmation. The policy must be normal. An error leaves the old
+// policy in force, whole.
 func (i *Instance) Apply(o ApplyOptions) error {
 	if err := o.Policy.Validate(); err != nil {
 		return err
@@ -40,7 +41,7 @@ func (i *Instance) Apply(o ApplyOptions) error {
 	if err != nil {
 		return err
 	}
-	next := live{generation: before.nextGeneration(now)}
+	next := live{generation: i.nextGeneration(now)}
 	if o.Confirm > 0 {
 		next.fallback = before.inForce(now)
 	}
@@ -86,10 +87,10 @@ func (i *Instance) settle() error {
 		if !i.swap(l, settled) {
 			return fmt.Errorf("settle policy: somebody else changed the control word")
 		}
-		if err := i.dropText(l.generation); err != nil {
-			return err
-		}
 		l = settled
+	}
+	if err := i.markApplied(l.generation); err != nil {
+		return err
 	}
 	if err := waitForPrograms(); err != nil {
 		return err
@@ -108,12 +109,8 @@ func (i *Instance) settle() error {
 	return i.narrowPrograms()
 }
 
-// dropText forgets a policy that nobody confirmed: it is none to go back to.
-func (i *Instance) dropText(generation uint16) error {
-	return i.dropTexts(func(g uint16) bool { return g != generation })
-}
-
-// keepTexts forgets all but the policy in force and the last ones before it.
+// keepTexts forgets all but the policy in force and the last ones before it. What was never in force for
+// good, for nobody confirmed it or its apply was killed, is none to go back to.
 func (i *Instance) keepTexts(inForce uint16) error {
 	all, err := i.generations()
 	if err != nil {
@@ -124,9 +121,6 @@ func (i *Instance) keepTexts(inForce uint16) error {
 		if len(keep) <= keptPolicies {
 			keep[g] = true
 		}
-	}
-	if len(keep) == len(all) {
-		return nil
 	}
 	return i.dropTexts(func(g uint16) bool { return keep[g] })
 }
@@ -154,7 +148,7 @@ func (i *Instance) Rollback(n int, by string) (*policy.Policy, error) {
 		if !i.swap(l, live{generation: l.fallback}) {
 			return nil, fmt.Errorf("roll back: somebody else changed the control word")
 		}
-		if err := errors.Join(i.dropText(l.generation), i.settle()); err != nil {
+		if err := i.settle(); err != nil {
 			return nil, err
 		}
 		return i.PolicyInForce()
@@ -169,22 +163,21 @@ func (i *Instance) Rollback(n int, by string) (*policy.Policy, error) {
 	return kept[n].Policy, i.Apply(ApplyOptions{Policy: kept[n].Policy, By: by})
 }
 
-// Kept are the policies that can be gone back to, the one in force first, then the newest.
+// Kept are the policy in force, then those that can be gone back to, the newest first.
 func (i *Instance) Kept() ([]Applied, error) {
 	inForce := i.live().inForce(monotonicNow())
 	all, err := i.generations()
 	if err != nil {
 		return nil, err
 	}
+	all = slices.DeleteFunc(all, func(g uint16) bool { return g == inForce })
 	var out []Applied
-	for _, g := range all {
+	for _, g := range append([]uint16{inForce}, all...) {
 		kept, ok, err := i.text(g)
 		if err != nil {
 			return nil, err
 		}
-		if ok && g == inForce {
-			out = append([]Applied{kept}, out...)
-		} else if ok {
+		if ok {
 			out = append(out, kept)
 		}
 	}

@@ -100,7 +100,8 @@ func (c *checker) sets() (in uint64, err error) {
 
 // look asks the limits in their order; the first that refuses decides.
 func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
-	pass := Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT]}
+	underLimit, tableFull := reasonNames[limiterReasonREASON_UNDER_LIMIT], reasonNames[limiterReasonREASON_TABLE_FULL]
+	pass := Verdict{Verdict: "pass", Reason: underLimit}
 	for n := range s.LimitCount + c.head.GlobalCount {
 		at := s.FirstLimit + n
 		if n >= s.LimitCount {
@@ -115,14 +116,22 @@ func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 		}
 		v := c.lookAt(&l)
 		v.Limit, v.LimitName = limitOf(p, at)
-		if v.Verdict != "pass" || v.Reason != pass.Reason {
-			return v, nil
-		}
-		if pass.Limit == nil || v.Left < pass.Left {
+		switch {
+		case v.Reason == underLimit && (pass.Limit == nil || pass.Reason == underLimit && v.Left < pass.Left):
 			pass = v
+		case v.Reason == underLimit:
+		case v.Reason == tableFull && c.letsThrough():
+			pass = v // as far as this limit goes
+		default:
+			return v, nil
 		}
 	}
 	return pass, nil
+}
+
+// letsThrough: what meets a full table passes, as far as the limit's aggregate goes.
+func (c *checker) letsThrough() bool {
+	return c.head.OnTableFull == uint32(limiterOnTableFullTABLE_FULL_PASS)
 }
 
 // applies: limits of packets and bytes ask about more than one connection, and are left out.
@@ -162,7 +171,7 @@ func (c *checker) lookAt(l *limiterLimit) Verdict {
 	}
 	if !own {
 		v.Reason = reasonNames[limiterReasonREASON_TABLE_FULL]
-		if c.head.OnTableFull == uint32(limiterOnTableFullTABLE_FULL_PASS) {
+		if c.letsThrough() {
 			v.Verdict = "pass"
 		}
 	}

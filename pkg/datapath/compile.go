@@ -20,7 +20,7 @@ const (
 	answersInTotal, answersInTotalBurst     = 10_000, 10_000
 )
 
-// The last limits of a policy, and the last ids, are those of answers.
+// The last limits of a policy are those of answers.
 const (
 	answerSourceAt = uint32(limiterAbiMAX_LIMITS) - 2
 	answerTotalAt  = uint32(limiterAbiMAX_LIMITS) - 1
@@ -63,7 +63,7 @@ type predecessor struct {
 func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 	c := &compiled{
 		source: p, limits: map[uint32]*limiterLimit{}, identity: map[uint32]string{}, buckets: map[uint32]uint32{},
-		locals: map[localKey]uint64{}, sets: map[netip.Prefix]uint64{}, changed: map[uint32]bool{}, fresh: map[regionClass]region{},
+		locals: map[localKey]uint64{}, sets: map[netip.Prefix]uint64{}, changed: map[uint32]bool{},
 	}
 	c.compileHead(p)
 	members, err := newMemberBits(p)
@@ -246,33 +246,56 @@ func (c *compiled) addAnswers() error {
 
 // place gives every service and limit what outlives a policy: ids, seeds and regions.
 func (c *compiled) place(before predecessor) error {
-	kept := c.keepRegions(before)
+	regions := c.keepRegions(before)
+	kept := map[regionClass]region{}
 	wanted := map[regionClass]uint32{}
+	for _, at := range c.places() {
+		l := c.limits[at]
+		if r, ok := regions[at]; ok {
+			kept[l.class()] = r
+		}
+	}
 	for at, l := range c.limits {
-		if l.metered() {
+		_, stays := regions[at]
+		if _, joins := kept[l.class()]; l.metered() && !stays && !joins {
 			wanted[l.class()] += c.buckets[at]
 		}
 	}
-	regions, err := allot(wanted, kept, before.taken)
+	fresh, err := allot(wanted, distinct(regions), before.taken)
 	if err != nil {
 		return err
 	}
-	for class, r := range regions {
-		if _, ok := kept[class]; !ok {
-			c.fresh[class] = r
+	c.fresh = fresh
+	for at, l := range c.limits {
+		if _, stays := regions[at]; stays || !l.metered() {
+			continue
+		}
+		regions[at] = fresh[l.class()]
+		if r, joins := kept[l.class()]; joins {
+			regions[at] = r
 		}
 	}
 	c.placeServices(before)
 	return c.placeLimits(before, regions)
 }
 
-// keepRegions finds the regions where limits stay, so that their levels live on: where the unit is the same,
-// and the region's horizon is as far as the new one, or can be made so because the limit is alone in there.
-// A region's horizon never shrinks, for levels of the old one are still in it.
-func (c *compiled) keepRegions(before predecessor) map[regionClass]region {
-	kept := map[regionClass]region{}
-	for _, at := range slices.Sorted(maps.Keys(c.limits)) {
-		l := c.limits[at]
+func distinct(regions map[uint32]region) []region {
+	set := map[region]bool{}
+	for _, r := range regions {
+		set[r] = true
+	}
+	return slices.Collect(maps.Keys(set))
+}
+
+// places are those of the limits, in order.
+func (c *compiled) places() []uint32 { return slices.Sorted(maps.Keys(c.limits)) }
+
+// keepRegions finds the limits that stay in their region, so that their levels live on: where the unit is the
+// same, and the region's horizon is as far as the new one, or can be made so because the limit is alone
+// in there. A region's horizon never shrinks, for levels of the old one are still in it.
+func (c *compiled) keepRegions(before predecessor) map[uint32]region {
+	kept := map[uint32]region{}
+	for at, l := range c.limits {
 		old, ok := before.limits[c.identity[at]]
 		if !ok || !l.metered() || !old.metered() || l.UnitShift != old.UnitShift {
 			continue
@@ -280,12 +303,8 @@ func (c *compiled) keepRegions(before predecessor) map[regionClass]region {
 		if l.Stale > old.Stale && before.sharing(old.region()) > 1 {
 			continue
 		}
-		class := regionClass{l.UnitShift, max(l.Stale, old.Stale)}
-		if r, taken := kept[class]; taken && r != old.region() {
-			continue
-		}
-		l.Stale = class.stale
-		kept[class] = old.region()
+		l.Stale = max(l.Stale, old.Stale)
+		kept[at] = old.region()
 	}
 	return kept
 }
@@ -318,15 +337,14 @@ func (c *compiled) placeServices(before predecessor) {
 	}
 }
 
-func (c *compiled) placeLimits(before predecessor, regions map[regionClass]region) error {
+func (c *compiled) placeLimits(before predecessor, regions map[uint32]region) error {
 	used := map[uint32]bool{}
 	for _, l := range before.limits {
 		used[l.Id] = true
 	}
-	for _, at := range slices.Sorted(maps.Keys(c.limits)) {
+	for _, at := range c.places() {
 		l := c.limits[at]
-		if l.metered() {
-			r := regions[l.class()]
+		if r, ok := regions[at]; ok {
 			l.FirstBucket, l.BucketMask = r.first, r.buckets-1
 		}
 		if old, ok := before.limits[c.identity[at]]; ok {

@@ -55,19 +55,15 @@ func (m *memory) swap(before, after live) bool {
 	return atomic.CompareAndSwapUint64(&m.control.Word, before.word(), after.word())
 }
 
-// nextGeneration is the lowest above both of the word's whose slot is not in use. It skips 0, which
+// nextGeneration is the lowest above all that were ever given whose slot is not in use. It skips 0, which
 // stands for none.
-func (l live) nextGeneration(nowNs uint64) uint16 {
+func (m *memory) nextGeneration(nowNs uint64) uint16 {
+	l := m.live()
 	taken := []uint16{l.inForce(nowNs)}
 	if l.pending(nowNs) {
 		taken = append(taken, l.fallback)
 	}
-	next := max(l.generation, l.fallback)
-	if l.generation < 1<<8 && l.fallback > 1<<15 {
-		next = l.generation // the numbers have turned around
-	}
-	for {
-		next++
+	for next := uint16(m.control.Last) + 1; ; next++ {
 		free := next != 0
 		for _, g := range taken {
 			free = free && slotOfGeneration(g) != slotOfGeneration(next)

@@ -60,7 +60,8 @@ type limiterControlWords struct {
 	Word     uint64
 	Families uint64
 	Hash     [3]uint64
-	Pad      [3]uint64
+	Last     uint64
+	Pad      [2]uint64
 	Policies [4]struct {
 		_             structs.HostLayout
 		Mode          uint32

@@ -24,13 +24,17 @@ const maxPolicyText = 256 << 20
 // Applied is one policy that was applied, in force or kept for a rollback.
 type Applied struct {
 	Generation uint16
-	At         time.Time
-	By         string
-	Policy     *policy.Policy
+	// At is zero while it waits for its confirmation.
+	At     time.Time
+	By     string
+	Policy *policy.Policy
 }
 
-// putText keeps the text of a generation. It has no meaning before the flip.
+// putText keeps the text of a generation. It is none to go back to before markApplied.
 func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error {
+	if err := i.dropTexts(func(g uint16) bool { return g != generation }); err != nil {
+		return err
+	}
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
 	// JSON and not YAML: with a list of a million prefixes the reader of policy files takes a gigabyte.
@@ -43,7 +47,7 @@ func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error
 	size := int(limiterPolicyTextPOLICY_TEXT_BYTES)
 	pieces := slices.Collect(slices.Chunk(packed.Bytes(), size))
 	for n, text := range pieces {
-		piece := limiterPolicyPiece{Bytes: uint32(len(text)), Pieces: uint32(len(pieces)), Applied: uint64(time.Now().Unix())}
+		piece := limiterPolicyPiece{Bytes: uint32(len(text)), Pieces: uint32(len(pieces))}
 		copy(piece.By[:len(piece.By)-1], by)
 		copy(piece.Text[:], text)
 		err := i.maps.PolicyTexts.Put(limiterPolicyTextKey{Generation: uint32(generation), Piece: uint32(n)}, piece)
@@ -55,6 +59,27 @@ func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error
 		}
 	}
 	return nil
+}
+
+// markApplied says that a generation is in force for good, once.
+func (i *Instance) markApplied(generation uint16) error {
+	key := limiterPolicyTextKey{Generation: uint32(generation)}
+	var piece limiterPolicyPiece
+	if err := i.maps.PolicyTexts.Lookup(key, &piece); err != nil || piece.Applied != 0 {
+		return ignoreMissing(err)
+	}
+	piece.Applied = uint64(time.Now().Unix())
+	if err := i.maps.PolicyTexts.Put(key, piece); err != nil {
+		return fmt.Errorf("keep policy: %w", err)
+	}
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if isMissing(err) {
+		return nil
+	}
+	return err
 }
 
 // text reads a generation back. ok is false where it is not kept.
@@ -74,7 +99,12 @@ func (i *Instance) text(generation uint16) (out Applied, ok bool, err error) {
 		}
 		pieces = piece.Pieces
 		packed.Write(piece.Text[:piece.Bytes])
-		out = Applied{Generation: generation, At: time.Unix(int64(piece.Applied), 0), By: text(piece.By[:])}
+		if n == 0 {
+			out = Applied{Generation: generation, By: text(piece.By[:])}
+			if piece.Applied != 0 {
+				out.At = time.Unix(int64(piece.Applied), 0)
+			}
+		}
 	}
 	out.Policy, err = unpackPolicy(&packed)
 	if err != nil {
@@ -95,7 +125,7 @@ func unpackPolicy(packed io.Reader) (*policy.Policy, error) {
 	return p, p.Validate()
 }
 
-// generations are the policies that are kept, the newest first: the generation numbers turn around, so time
+// generations are the policies that are kept to go back to, the newest first: the generation numbers turn around, so time
 // orders them.
 func (i *Instance) generations() ([]uint16, error) {
 	type kept struct {
@@ -107,7 +137,7 @@ func (i *Instance) generations() ([]uint16, error) {
 	var piece limiterPolicyPiece
 	iter := i.maps.PolicyTexts.Iterate()
 	for iter.Next(&key, &piece) {
-		if key.Piece == 0 {
+		if key.Piece == 0 && piece.Applied != 0 {
 			all = append(all, kept{uint16(key.Generation), piece.Applied})
 		}
 	}

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"cmp"
+	"maps"
 	"math/bits"
 	"slices"
 )
@@ -30,30 +31,21 @@ func (l *limiterLimit) region() region { return region{l.FirstBucket, l.BucketMa
 // minSharedBuckets is the least a region shrinks to where many classes share the table.
 const minSharedBuckets = 64
 
-// allot finds a region for every class that wants one. Classes that are kept stay where they are; none
-// of the others meets a region of taken, for those are still read by the policy in force. A policy may
-// have half of the table, so that the next one finds room beside it.
-func allot(wanted map[regionClass]uint32, kept map[regionClass]region, taken []region) (map[regionClass]region, error) {
-	out := map[regionClass]region{}
-	var fresh []regionClass
+// allot finds a region for every class that wants a new one. None meets a region of kept, where limits
+// stay, or of taken, for those are still read by the policy in force. A policy may have half of the table,
+// so that the next one finds room beside it.
+func allot(wanted map[regionClass]uint32, kept, taken []region) (map[regionClass]region, error) {
 	room := uint32(limiterAbiMETER_BUCKETS) / 2
-	for class := range wanted {
-		if r, ok := kept[class]; ok {
-			out[class] = r
-			room -= min(r.buckets, room)
-			continue
-		}
-		fresh = append(fresh, class)
+	for _, r := range kept {
+		room -= min(r.buckets, room)
 	}
-	slices.SortFunc(fresh, func(a, b regionClass) int {
+	classes := slices.SortedFunc(maps.Keys(wanted), func(a, b regionClass) int {
 		return cmp.Or(cmp.Compare(wanted[b], wanted[a]), cmp.Compare(a.unitShift, b.unitShift), cmp.Compare(a.stale, b.stale))
 	})
-	sizes := shrink(fresh, wanted, max(room, minSharedBuckets*uint32(len(fresh))))
-	taken = slices.Clone(taken)
-	for _, r := range out {
-		taken = append(taken, r)
-	}
-	for i, class := range fresh {
+	sizes := shrink(classes, wanted, max(room, minSharedBuckets*uint32(len(classes))))
+	taken = slices.Concat(taken, kept)
+	out := map[regionClass]region{}
+	for i, class := range classes {
 		r, ok := findFree(sizes[i], taken)
 		if !ok {
 			return nil, fail(ErrFull, "the meters have no room for limits of so many different rates and bursts; give limits the same rate or burst where that is possible")

@@ -29,7 +29,8 @@ type sharedControl struct {
 	Word     uint64
 	Families uint64
 	Hash     hashOdd
-	Pad      [3]uint64
+	Last     uint64
+	Pad      [2]uint64
 	Policies [limiterAbiPOLICY_SLOTS]limiterPolicy
 }
 

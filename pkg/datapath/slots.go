@@ -13,6 +13,7 @@ import (
 // meaning before the flip.
 func (i *Instance) write(c *compiled, generation uint16, by string) error {
 	slot := slotOfGeneration(generation)
+	i.control.Last = uint64(generation)
 	if err := waitForPrograms(); err != nil {
 		return err
 	}
