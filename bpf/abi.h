@@ -225,6 +225,7 @@ enum service_flag {
 	SERVICE_VOLUME = 1, /* some limit counts packets or bytes: every packet is judged */
 	SERVICE_SETS = 2, /* the sets of the source must be known */
 	SERVICE_COUNT_REJECTED = 4,
+	SERVICE_DROPS = 16, /* all its limits drop, and the global ones too */
 	SERVICE_PLAIN =
 		8, /* at most one limit: per source, new, drop or reset, and no global one */
 };
@@ -374,8 +375,7 @@ struct ledger_budget {
 	__u64 window_ns;
 	__u32 used[2];
 	__u32 skip[2];
-	__u32 created;
-	__u32 pad;
+	__u32 created[2];
 };
 _Static_assert(sizeof(struct ledger_budget) == 32, "ledger_budget");
 

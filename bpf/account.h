@@ -16,7 +16,10 @@
 #define LEDGER_BUDGET 1024
 /* Past it one in LEDGER_WEIGHT on average is written, and counts for that many. */
 #define LEDGER_WEIGHT 256
-/* How many sources a CPU may add on an interface in a window: a flood of new ones must not push the others out. */
+/*
+ * How many sources a CPU may add on an interface in a window, admitted and refused each: a flood of new ones
+ * must not push the others out.
+ */
 #define LEDGER_CREATED 256
 
 static __always_inline struct counts *own_counts(void)
@@ -49,7 +52,8 @@ static __always_inline void count_far(const struct packet *p, void *map, __u32 i
 }
 
 /*
- * What a limit refused or observed, else what a service admitted. The first ids, which most policies
+ * What met a limit and was refused, observed, or let through by a full table; else what a service admitted.
+ * The first ids, which most policies
  * have no more than, lie beside the other counters: in a map of their own they may come to lie a multiple
  * of 4096 bytes from those, and then each load waits for the store before it (tried: 13 of 38 ns).
  */
@@ -86,7 +90,8 @@ static __always_inline __u32 ledger_weight(struct counts *mine, __u64 now, __u32
 		b->window_ns = now;
 		b->used[0] = 0;
 		b->used[1] = 0;
-		b->created = 0;
+		b->created[0] = 0;
+		b->created[1] = 0;
 	}
 	refused &= 1;
 	if (b->used[refused] < LEDGER_BUDGET) {
@@ -101,11 +106,12 @@ static __always_inline __u32 ledger_weight(struct counts *mine, __u64 now, __u32
 	return LEDGER_WEIGHT;
 }
 
-static __always_inline bool may_create(void)
+/* Who is refused has a budget of his own: new sources that are admitted must not keep him out. */
+static __always_inline bool may_create(__u32 refused)
 {
 	struct counts *mine = own_counts();
 
-	return mine && mine->ledger.created++ < LEDGER_CREATED;
+	return mine && mine->ledger.created[refused & 1]++ < LEDGER_CREATED;
 }
 
 /* What a packet adds to the ledger. */
@@ -133,7 +139,7 @@ static __always_inline void source_write(const struct source_key *key, const str
 			.flags = flags,
 		};
 
-		if (l->create && may_create())
+		if (l->create && may_create(l->refused))
 			bpf_map_update_elem(&sources, key, &fresh, BPF_NOEXIST);
 		return;
 	}

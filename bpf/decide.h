@@ -62,10 +62,13 @@ static inline __u64 slot_tag(__u64 hash)
 	return tag ?: 1ULL << SLOT_TAG_SHIFT;
 }
 
-/* GCRA: whether one more of cost fits on top of level. */
+/*
+ * GCRA: whether one more of cost fits on top of level. One buffer may cost more than a whole burst, where GRO
+ * has merged packets: it is admitted where nothing is owed, and is paid for in full afterwards.
+ */
 static inline int gcra_admits(__u64 level, __u64 cost, __u64 capacity)
 {
-	return level + cost <= capacity;
+	return level + cost <= capacity || !level;
 }
 
 /* GCRA on a whole TAT: the TAT after one more, or 0 if it does not fit. */
@@ -81,16 +84,13 @@ static inline __u64 slot_charged(__u64 tag, __u64 now, __u64 level, __u64 cost, 
 	return tag | (borrowed ? SLOT_BORROWED : 0) | ((now + level + cost) & SLOT_TAT);
 }
 
-/*
- * What amount costs in units, rounded up, and at most a whole burst: one buffer that holds more than
- * that (merged by GRO) is admitted where nothing is owed, and uses up the burst.
- */
-static inline __u64 gcra_cost(__u64 amount, __u64 cost, __u32 shift, __u64 capacity)
+/* What amount costs in units, rounded up; not more than a slot can hold, which no buffer comes to. */
+static inline __u64 gcra_cost(__u64 amount, __u64 cost, __u32 shift, __u64 most)
 {
 	__u64 round = (1ULL << (shift & 63)) - 1;
 	__u64 units = (amount * cost + round) >> (shift & 63);
 
-	return units < capacity ? units : capacity;
+	return units < most ? units : most;
 }
 
 /* What is done with a packet by a verdict that does not say. */

@@ -129,8 +129,8 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 		return REASON_ESTABLISHED;
 	if (!verdict)
 		verdict = judge_by_limits(p, s, listen, slot, now);
-	/* Not what is only observed: what its client sends again would go uncounted. */
-	if (quic && p->kind == KIND_NEW && !(verdict & (REFUSED | VERDICT_OBSERVED)))
+	/* Not what is refused, or would be but for `mode: observe`: what its client sends again counts again. */
+	if (quic && p->kind == KIND_NEW && !(verdict & REFUSED))
 		quic_note(&mine->quic, now);
 	count_limit(mine, p, verdict, s);
 	if (!(features & FEATURE_VOLUME) || verdict & REFUSED || p->kind != KIND_ESTABLISHED)

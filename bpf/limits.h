@@ -65,7 +65,7 @@ static __always_inline __u64 limit_cost(const struct limit *l, const struct pack
 		       l->kind == LIMIT_PACKETS	 ? p->segments :
 						   1;
 
-	return gcra_cost(amount, l->cost, l->cost_shift, l->capacity);
+	return gcra_cost(amount, l->cost, l->cost_shift, l->stale);
 }
 
 /* A verdict for another reason than being over, of the same limit. */
@@ -107,6 +107,14 @@ __noinline int aggregate_admits(const struct limit *limit, __u64 now)
 			return 1;
 	}
 	return 0;
+}
+
+/* The same, and nothing is written. */
+static __always_inline bool aggregate_would_admit(const struct limit *l, __u64 now)
+{
+	__u64 tat = *(volatile __u64 *)&own_state(l)->aggregate_tat_ns;
+
+	return gcra_next(tat, now, l->aggregate_cost_ns, l->aggregate_capacity_ns);
 }
 
 static __always_inline __u32 table_full(const struct limit *limit, __u32 slot, __u64 now)

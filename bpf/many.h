@@ -134,23 +134,28 @@ static __always_inline __u32 look_at(const struct limit *l, const struct packet 
 
 	if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
 		return REASON_UNDER_LIMIT;
-	if (meter == METER_FULL && policy_at(slot)->on_table_full == TABLE_FULL_PASS)
+	if (meter == METER_FULL && policy_at(slot)->on_table_full == TABLE_FULL_PASS &&
+	    aggregate_would_admit(l, now))
 		return REASON_UNDER_LIMIT;
+	if (meter == METER_FULL)
+		return refusal_of(l, REASON_TABLE_FULL);
 	return charged(meter, l, slot, now);
 }
 
 /*
  * REASON_UNDER_LIMIT where all limits would admit the packet, else what one that does not says: the one
  * that refused the packet before, if it does so again, for who is over one limit mostly goes on to be,
- * and else the first. That spares a flood of one offender all other looks.
+ * and else the first. That spares a flood of one offender all other looks. Only where all limits drop: the
+ * reason and the counter may be a later limit's then, and never what is done.
  */
 static __always_inline __u32 look_at_all(struct counts *mine, const struct service *s,
 					 const struct packet *p, __u32 slot, __u64 now, __u64 in)
 {
-	__u32 observed = REASON_UNDER_LIMIT, last = mine->refused_by;
-	const struct limit *l = last >> 8 == s->id ? limit_at(s, slot, last & 0xff) : NULL;
-	__u32 verdict;
+	__u32 observed = REASON_UNDER_LIMIT, last = mine->refused_by, verdict;
+	const struct limit *l = NULL;
 
+	if (s->flags & SERVICE_DROPS && last >> 8 == s->id)
+		l = limit_at(s, slot, last & 0xff);
 	if (l) {
 		verdict = look_at(l, p, slot, now, in);
 		if (verdict & REFUSED)

@@ -7,6 +7,7 @@
  */
 
 #include "decide.h"
+#include "frozen.h"
 #include "maps.h"
 
 #define METER_MAX_TRIES 16

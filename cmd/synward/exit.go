@@ -47,6 +47,8 @@ func exitCode(err error) int {
 		return silent.code
 	case errors.As(err, &usage), errors.Is(err, policy.ErrInvalid), errors.Is(err, datapath.ErrInvalid):
 		return exitUsage
+	case errors.Is(err, datapath.ErrUnsettled):
+		return exitPartly
 	case errors.Is(err, datapath.ErrRefused):
 		return exitRefused
 	case errors.Is(err, datapath.ErrNotAttached):

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,18 +23,21 @@ type ApplyOptions struct {
 
 // Apply puts a policy in force in one step: it is written beside the one in force, then one word is flipped.
 // Limits that stay the same keep their levels and counts. ErrInvalid: what this data path cannot do.
-// ErrRefused: another policy waits for its confirmation. The policy must be normal. An error leaves the old
-// policy in force, whole.
+// ErrRefused: another policy waits for its confirmation. The policy must be normal.
+// ErrUnsettled: it is in force, but what it replaced is not all cleared away. Any other error leaves the old policy
+// in force, whole.
 func (i *Instance) Apply(o ApplyOptions) error {
 	if err := o.Policy.Validate(); err != nil {
 		return err
 	}
-	now := monotonicNow()
-	before := i.live()
-	if before.pending(now) {
-		return i.refusePending(before, now)
+	if l, now := i.live(), monotonicNow(); l.pending(now) {
+		return i.refusePending(l, now)
 	}
-	prior, err := i.predecessor(before.inForce(now))
+	if err := i.leaveBehind(); err != nil {
+		return err
+	}
+	before := i.live()
+	prior, err := i.predecessor(before.generation)
 	if err != nil {
 		return err
 	}
@@ -41,21 +45,52 @@ func (i *Instance) Apply(o ApplyOptions) error {
 	if err != nil {
 		return err
 	}
-	next := live{generation: i.nextGeneration(now)}
-	if o.Confirm > 0 {
-		next.fallback = before.inForce(now)
-	}
-	if err := i.write(c, next.generation, o.By); err != nil {
-		return err
-	}
-	if err := i.widenPrograms(c.head.Features); err != nil {
-		return err
+	next := live{generation: i.nextGeneration(monotonicNow())}
+	if err := i.prepare(c, next.generation, o.By); err != nil {
+		return errors.Join(err, i.discard(next.generation))
 	}
 	if o.Confirm > 0 {
-		next.deadline = deadline(o.Confirm)
+		next.fallback, next.deadline = before.generation, deadline(o.Confirm)
 	}
 	if !i.swap(before, next) {
-		return fmt.Errorf("flip policy: somebody else changed the control word: is another command at work without the lock?")
+		return errors.Join(errChanged(), i.discard(next.generation))
+	}
+	if err := i.settle(); err != nil {
+		return fail(ErrUnsettled, "the policy is in force, but what it replaced is not all cleared away: %w", err)
+	}
+	return nil
+}
+
+// prepare writes a policy beside the one in force, and gives every program what it needs for both.
+func (i *Instance) prepare(c *compiled, generation uint16, by string) error {
+	if err := i.write(c, generation, by); err != nil {
+		return err
+	}
+	return i.widenPrograms(c.head.Features)
+}
+
+// discard takes away what prepare wrote of a policy that does not come into force.
+func (i *Instance) discard(generation uint16) error {
+	return errors.Join(i.clearSlot(slotOfGeneration(generation)), i.dropTexts(func(g uint16) bool { return g != generation }))
+}
+
+func errChanged() error {
+	return errors.New("flip policy: somebody else changed the control word: is another command at work without the lock?")
+}
+
+// leaveBehind finishes what a killed command or a deadline left: the word names one policy then, and nothing
+// of others stands in the maps.
+func (i *Instance) leaveBehind() error {
+	l := i.live()
+	if l.pending(monotonicNow()) {
+		return nil
+	}
+	left := l.deadline != 0
+	for slot := range uint32(limiterAbiPOLICY_SLOTS) {
+		left = left || slot != slotOfGeneration(l.generation) && i.control.Policies[slot].Listed != 0
+	}
+	if !left {
+		return nil
 	}
 	return i.settle()
 }
@@ -82,10 +117,10 @@ func (i *Instance) settle() error {
 	if l.pending(now) {
 		return nil
 	}
-	if l.lapsed(now) || l.deadline != 0 {
+	if l.deadline != 0 {
 		settled := live{generation: l.inForce(now)}
 		if !i.swap(l, settled) {
-			return fmt.Errorf("settle policy: somebody else changed the control word")
+			return errChanged()
 		}
 		l = settled
 	}
@@ -128,30 +163,31 @@ func (i *Instance) keepTexts(inForce uint16) error {
 // Confirm keeps a policy and attachments that wait for it. found is false where nothing does: it was
 // confirmed before, or its time is over and the policy before it is back.
 func (i *Instance) Confirm() (found bool, err error) {
-	found, err = i.confirmPrograms()
 	l := i.live()
-	if err != nil || !l.pending(monotonicNow()) {
-		return found, err
+	if l.pending(monotonicNow()) {
+		// The word first: programs take a moment, in which its time may be over.
+		if !i.swap(l, live{generation: l.generation}) {
+			return false, errChanged()
+		}
+		found, err = true, i.settle()
 	}
-	if !i.swap(l, live{generation: l.generation}) {
-		return false, fmt.Errorf("confirm: somebody else changed the control word")
-	}
-	return true, i.settle()
+	attached, more := i.confirmPrograms()
+	return found || attached, errors.Join(err, more)
 }
 
 // Rollback puts the policy back that was in force n policies ago (1: the last). One that waits for its
-// confirmation counts as the one in force: it goes at once. It returns the policy that is in force now.
+// confirmation, or did when the instance was opened, counts as the one in force: it goes at once. It
+// returns the policy that is in force now.
 func (i *Instance) Rollback(n int, by string) (*policy.Policy, error) {
-	now := monotonicNow()
 	l := i.live()
-	if l.pending(now) && n == 1 {
+	if l.pending(monotonicNow()) && n == 1 {
 		if !i.swap(l, live{generation: l.fallback}) {
-			return nil, fmt.Errorf("roll back: somebody else changed the control word")
+			return nil, errChanged()
 		}
-		if err := i.settle(); err != nil {
-			return nil, err
-		}
-		return i.PolicyInForce()
+		return i.inForceSettled()
+	}
+	if i.opened.deadline != 0 && n == 1 {
+		return i.inForceSettled() // its time is over meanwhile
 	}
 	kept, err := i.Kept()
 	if err != nil {
@@ -161,6 +197,13 @@ func (i *Instance) Rollback(n int, by string) (*policy.Policy, error) {
 		return nil, fail(ErrInvalid, "there are %d policies to go back to, not %d; synward policy --list shows them", len(kept)-1, n)
 	}
 	return kept[n].Policy, i.Apply(ApplyOptions{Policy: kept[n].Policy, By: by})
+}
+
+func (i *Instance) inForceSettled() (*policy.Policy, error) {
+	if err := i.settle(); err != nil {
+		return nil, err
+	}
+	return i.PolicyInForce()
 }
 
 // Kept are the policy in force, then those that can be gone back to, the newest first.

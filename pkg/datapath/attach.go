@@ -120,11 +120,19 @@ func (a *attacher) applyPolicy(old *policy.Policy) (changed bool, err error) {
 	if next.Equal(old) {
 		return false, nil
 	}
-	return true, a.Apply(ApplyOptions{Policy: next, Confirm: a.opts.Confirm, By: a.opts.By})
+	err = a.Apply(ApplyOptions{Policy: next, Confirm: a.opts.Confirm, By: a.opts.By})
+	if errors.Is(err, ErrUnsettled) {
+		a.result.Warnings = append(a.result.Warnings, err.Error())
+		err = nil
+	}
+	return err == nil, err
 }
 
 // undoPolicy puts the policy back that was in force before applyPolicy.
 func (a *attacher) undoPolicy(old *policy.Policy) error {
+	if a.opts.Confirm > 0 && !a.live().pending(monotonicNow()) {
+		return a.settle() // its time is over, and the old policy is back
+	}
 	if a.opts.Confirm > 0 {
 		_, err := a.Rollback(1, a.opts.By)
 		return err
@@ -203,14 +211,17 @@ func (a *attacher) tryModes() error {
 		return err
 	}
 	for _, mode := range modes {
-		if mode != ModeTC {
-			ours, err := a.programIDs()
-			if err != nil {
-				return err
-			}
-			if err := foreignXDP(a.nl, ours); err != nil {
-				return err
-			}
+		ours, err := a.programIDs()
+		if err != nil {
+			return err
+		}
+		if mode == ModeTC {
+			err = foreignFilter(a.nl, ours)
+		} else {
+			err = foreignXDP(a.nl, ours)
+		}
+		if err != nil {
+			return err
 		}
 		for _, h := range mode.hooks() {
 			err := a.tryHook(mode, h)

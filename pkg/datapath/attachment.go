@@ -223,13 +223,18 @@ func linkIfindex(info *link.Info) uint32 {
 func (i *Instance) drop(at attachment) error {
 	if at.key.hook == hookClsact {
 		if nl := at.device(); nl != nil {
-			if err := removeFilter(nl, at.record.Hook&madeClsact != 0); err != nil {
+			if err := at.removeFilter(nl); err != nil {
 				return err
 			}
 		}
 	} else if err := i.dir.removeLink(at.key); err != nil {
 		return err
 	}
+	return i.forgetAttachment(at)
+}
+
+// forgetAttachment removes the pins and the record of an attachment whose hook no longer runs our program.
+func (i *Instance) forgetAttachment(at attachment) error {
 	if err := os.Remove(i.dir.nextProgram(at.key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove program: %w", err)
 	}

@@ -61,7 +61,11 @@ func (c *checker) service(local netip.AddrPort) (int, error) {
 	switch {
 	case local.Port() != 0:
 		listen, err := c.listen(local)
-		return int(listen&uint32(limiterListenLISTEN_SERVICE)) - 1, err
+		place := int(listen&uint32(limiterListenLISTEN_SERVICE)) - 1
+		if err == nil && place >= int(limiterAbiMAX_SERVICES) {
+			err = errDamaged("ports in force")
+		}
+		return place, err
 	case c.head.Services > 1:
 		return -1, fail(ErrInvalid, "there are %d services; say which with --port N", c.head.Services)
 	}
@@ -102,6 +106,9 @@ func (c *checker) sets() (in uint64, err error) {
 func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 	underLimit, tableFull := reasonNames[limiterReasonREASON_UNDER_LIMIT], reasonNames[limiterReasonREASON_TABLE_FULL]
 	pass := Verdict{Verdict: "pass", Reason: underLimit}
+	if s.LimitCount > policy.MaxServiceLimits || c.head.GlobalCount > policy.MaxGlobalLimits {
+		return Verdict{}, errDamaged("services in force")
+	}
 	for n := range s.LimitCount + c.head.GlobalCount {
 		at := s.FirstLimit + n
 		if n >= s.LimitCount {

@@ -26,6 +26,9 @@ const (
 	answerTotalAt  = uint32(limiterAbiMAX_LIMITS) - 1
 )
 
+// maxSetPrefixes is how many prefixes of sets one policy may have: half of the trie.
+const maxSetPrefixes = 1 << 19
+
 // compiled is a policy in the words of the data path: all that is written into one slot.
 type compiled struct {
 	source   *policy.Policy
@@ -33,7 +36,7 @@ type compiled struct {
 	services []limiterService
 	names    []string // of the services
 	limits   map[uint32]*limiterLimit
-	identity map[uint32]string // of the limits, by place
+	identity map[uint32]string // of the limits, by place: what they count of whom
 	buckets  map[uint32]uint32 // that the limits ask for, by place
 	ports    *limiterPortTable
 	locals   map[localKey]uint64
@@ -53,8 +56,8 @@ type localKey struct {
 
 // predecessor is what the policies in force hold that a new one may go on with.
 type predecessor struct {
-	services map[string]uint32       // ids by name
-	limits   map[string]limiterLimit // by identity
+	services map[string]uint32         // ids by name
+	limits   map[string][]limiterLimit // by identity
 	taken    []region
 }
 
@@ -101,6 +104,9 @@ func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 		c.head.PreciseClock = 1
 	}
 	c.sets = members.trie()
+	if len(c.sets) > maxSetPrefixes {
+		return nil, fail(ErrInvalid, "from, except and allow of services name %d prefixes; at most %d, for two policies must have room", len(c.sets), maxSetPrefixes)
+	}
 	if err := c.compileListens(p); err != nil {
 		return nil, err
 	}
@@ -135,7 +141,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
 	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
 	sets := out.Allow != 0
-	volume := false
+	volume, drops := false, true
 	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
 		if i < len(s.Limits) {
 			if err := add(l, s.Name); err != nil {
@@ -145,12 +151,14 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		plain = plain && isPlain(l)
 		sets = sets || !l.From.IsEmpty() || !l.Except.IsEmpty()
 		volume = volume || l.Kind != policy.KindNew
+		drops = drops && l.Over == policy.OverDrop
 		if l.CountRejected {
 			out.Flags |= uint32(limiterServiceFlagSERVICE_COUNT_REJECTED)
 		}
 	}
 	for flag, on := range map[limiterServiceFlag]bool{
 		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
+		limiterServiceFlagSERVICE_DROPS: drops,
 	} {
 		if on {
 			out.Flags |= uint32(flag)
@@ -178,7 +186,7 @@ func (c *compiled) addLimit(l policy.Limit, service string, members *memberBits)
 	one.From, one.Except = members.bit(l.From), members.bit(l.Except)
 	at := uint32(len(c.limits))
 	c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
-	c.identity[at] = c.identify(l, service)
+	c.identity[at] = identify(l, service)
 	return one, nil
 }
 
@@ -200,19 +208,9 @@ func supported(l policy.Limit) error {
 }
 
 // identify names a limit by what it counts of whom, so that it is found again in the next policy, whatever
-// its rate has become there. The n-th of the same name is another.
-func (c *compiled) identify(l policy.Limit, service string) string {
-	name := fmt.Sprintf("%q %s %s %v %v %v", service, l.Kind, l.Per, l.Prefix, l.From, l.Except)
-	for n := 0; ; n++ {
-		try := fmt.Sprintf("%s #%d", name, n)
-		taken := false
-		for _, other := range c.identity {
-			taken = taken || other == try
-		}
-		if !taken {
-			return try
-		}
-	}
+// its rate has become there. Several may have one name.
+func identify(l policy.Limit, service string) string {
+	return fmt.Sprintf("%q %s %s %v %v %v", service, l.Kind, l.Per, l.Prefix, l.From, l.Except)
 }
 
 func resets(l policy.Limit) bool { return l.Over == policy.OverReset }
@@ -246,7 +244,8 @@ func (c *compiled) addAnswers() error {
 
 // place gives every service and limit what outlives a policy: ids, seeds and regions.
 func (c *compiled) place(before predecessor) error {
-	regions := c.keepRegions(before)
+	olds := c.match(before)
+	regions := c.keepRegions(before, olds)
 	kept := map[regionClass]region{}
 	wanted := map[regionClass]uint32{}
 	for _, at := range c.places() {
@@ -276,7 +275,7 @@ func (c *compiled) place(before predecessor) error {
 		}
 	}
 	c.placeServices(before)
-	return c.placeLimits(before, regions)
+	return c.placeLimits(before, olds, regions)
 }
 
 func distinct(regions map[uint32]region) []region {
@@ -290,13 +289,40 @@ func distinct(regions map[uint32]region) []region {
 // places are those of the limits, in order.
 func (c *compiled) places() []uint32 { return slices.Sorted(maps.Keys(c.limits)) }
 
+// match finds for each limit, by place, the one before that it goes on with. Of several of one name those go
+// together that are the same, and then the rest in their order.
+func (c *compiled) match(before predecessor) map[uint32]limiterLimit {
+	olds := map[uint32]limiterLimit{}
+	used := map[uint32]bool{} // by id
+	find := func(same bool) {
+		for _, at := range c.places() {
+			if _, found := olds[at]; found {
+				continue
+			}
+			for _, old := range before.limits[c.identity[at]] {
+				if !used[old.Id] && (!same || c.limits[at].sameRate(old)) {
+					olds[at], used[old.Id] = old, true
+					break
+				}
+			}
+		}
+	}
+	find(true)
+	find(false)
+	return olds
+}
+
+func (l *limiterLimit) sameRate(other limiterLimit) bool {
+	return l.Cost == other.Cost && l.Capacity == other.Capacity && l.UnitShift == other.UnitShift
+}
+
 // keepRegions finds the limits that stay in their region, so that their levels live on: where the unit is the
 // same, and the region's horizon is as far as the new one, or can be made so because the limit is alone
 // in there. A region's horizon never shrinks, for levels of the old one are still in it.
-func (c *compiled) keepRegions(before predecessor) map[uint32]region {
+func (c *compiled) keepRegions(before predecessor, olds map[uint32]limiterLimit) map[uint32]region {
 	kept := map[uint32]region{}
 	for at, l := range c.limits {
-		old, ok := before.limits[c.identity[at]]
+		old, ok := olds[at]
 		if !ok || !l.metered() || !old.metered() || l.UnitShift != old.UnitShift {
 			continue
 		}
@@ -311,9 +337,11 @@ func (c *compiled) keepRegions(before predecessor) map[uint32]region {
 
 // sharing counts the limits of a region.
 func (p predecessor) sharing(r region) (n int) {
-	for _, l := range p.limits {
-		if l.metered() && l.region() == r {
-			n++
+	for _, limits := range p.limits {
+		for _, l := range limits {
+			if l.metered() && l.region() == r {
+				n++
+			}
 		}
 	}
 	return n
@@ -337,17 +365,19 @@ func (c *compiled) placeServices(before predecessor) {
 	}
 }
 
-func (c *compiled) placeLimits(before predecessor, regions map[uint32]region) error {
+func (c *compiled) placeLimits(before predecessor, olds map[uint32]limiterLimit, regions map[uint32]region) error {
 	used := map[uint32]bool{}
-	for _, l := range before.limits {
-		used[l.Id] = true
+	for _, limits := range before.limits {
+		for _, l := range limits {
+			used[l.Id] = true
+		}
 	}
 	for _, at := range c.places() {
 		l := c.limits[at]
 		if r, ok := regions[at]; ok {
 			l.FirstBucket, l.BucketMask = r.first, r.buckets-1
 		}
-		if old, ok := before.limits[c.identity[at]]; ok {
+		if old, ok := olds[at]; ok {
 			l.Id, l.Seed = old.Id, old.Seed
 			c.changed[at] = old.AggregateCostNs != l.AggregateCostNs || old.AggregateCapacityNs != l.AggregateCapacityNs
 		} else {

@@ -92,7 +92,34 @@ func (c *compiledLimit) inNanoseconds(l policy.Limit) error {
 	if l.Kind == policy.KindBytesIn {
 		c.CostShift = byteShift
 	}
-	return c.rate(l, uint64(rate.Period), rate.Count, 0, math.MaxInt64)
+	c.Stale = math.MaxInt64 / 2 // the most that one buffer may cost
+	for {
+		if err := c.rate(l, uint64(rate.Period), rate.Count, 0, math.MaxInt64/2); err != nil {
+			return err
+		}
+		// A buffer of largestBytes is not to overflow the product.
+		if c.CostShift == 0 || c.Cost < 1<<43 {
+			return nil
+		}
+		c.CostShift--
+	}
+}
+
+// The largest buffer that GRO makes, in packets and bytes (BIG TCP).
+const (
+	largestPackets = 512
+	largestBytes   = 1 << 20
+)
+
+// largest is what the largest buffer costs, in units.
+func (c *compiledLimit) largest() uint64 {
+	switch limiterLimitKind(c.Kind) {
+	case limiterLimitKindLIMIT_PACKETS:
+		return largestPackets * c.Cost
+	case limiterLimitKindLIMIT_BYTES_IN:
+		return c.Cost>>c.CostShift*largestBytes + c.Cost&(1<<c.CostShift-1)*largestBytes>>c.CostShift
+	}
+	return c.Cost
 }
 
 // inUnits finds the unit: the largest power of two of nanoseconds that is at most T/1024 (at least 1).
@@ -116,8 +143,9 @@ func (c *compiledLimit) inUnits(l policy.Limit) error {
 			return fail(ErrInvalid, "burst %d at %s is more than a slot can hold; use a smaller burst, or a shorter period", l.Burst, l.Rate)
 		}
 	}
-	ceiling := horizonCeiling(uint64(c.horizon))
-	c.Stale = (ceiling + uint64(time.Second)) >> c.UnitShift
+	// A TAT may be as far ahead as a burst takes, or one buffer that is larger than that.
+	farthest := max(c.Capacity, c.largest()) << c.UnitShift
+	c.Stale = (horizonCeiling(farthest) + uint64(time.Second)) >> c.UnitShift
 	c.buckets = regionBuckets(interval(l))
 	return nil
 }

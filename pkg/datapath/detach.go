@@ -110,7 +110,8 @@ func (i *Instance) dropWhereItIs(at attachment, own uint64) error {
 	}
 	ns, ok := findNetns(map[uint64]bool{at.key.cookie: true})[at.key.cookie]
 	if !ok {
-		return fmt.Errorf("interface %s is in a network namespace that cannot be found; run detach inside it", at.record.name())
+		// Nobody can reach the filter any more, and if the namespace is gone it is, too.
+		return i.forgetAttachment(at)
 	}
 	return inNetns(ns.path, func() error { return i.drop(at) })
 }

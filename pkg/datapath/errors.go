@@ -17,6 +17,9 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrUnsupported: this kernel or interface cannot do it.
 	ErrUnsupported = errors.New("not supported here")
+	// ErrUnsettled: the change is in force, and what has to be done behind it is not all done; the next
+	// change does the rest.
+	ErrUnsettled = errors.New("not settled")
 	// ErrFull: the list holds as many entries as it was sized for.
 	ErrFull = errors.New("full")
 )

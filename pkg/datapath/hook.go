@@ -159,18 +159,23 @@ func findFilter(nl netlink.Link) (*netlink.BpfFilter, error) {
 	return nil, nil
 }
 
-// removeFilter takes our filter away, and clsact with it if attach made it and nobody else uses it.
-func removeFilter(nl netlink.Link, made bool) error {
+// removeFilter takes the attachment's filter away, and clsact with it if attach made it and nobody else uses
+// it. Another instance's filter stays.
+func (at attachment) removeFilter(nl netlink.Link) error {
 	f, err := findFilter(nl)
 	if err != nil {
 		return err
 	}
 	if f != nil {
+		ours, err := at.isOurs(ebpf.ProgramID(f.Id))
+		if err != nil || !ours {
+			return err
+		}
 		if err := netlink.FilterDel(f); err != nil {
 			return fmt.Errorf("remove filter: %w", err)
 		}
 	}
-	if !made {
+	if at.record.Hook&madeClsact == 0 {
 		return nil
 	}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
@@ -180,6 +185,17 @@ func removeFilter(nl netlink.Link, made bool) error {
 		}
 	}
 	return netlink.QdiscDel(clsact(nl))
+}
+
+// foreignFilter refuses an interface where the filter of another instance stands in the place of ours, for a new one
+// would displace it.
+func foreignFilter(nl netlink.Link, ours map[ebpf.ProgramID]bool) error {
+	f, err := findFilter(nl)
+	if err != nil || f == nil || ours[ebpf.ProgramID(f.Id)] {
+		return err
+	}
+	return fail(ErrRefused, "%s has the filter of another instance of synward at its ingress (%s); detach it there first",
+		nl.Attrs().Name, describeProgram(ebpf.ProgramID(f.Id)))
 }
 
 // dyingFor is how long a program that a killed command left may take to leave its hook.

@@ -16,6 +16,8 @@ type Instance struct {
 	lock *lock
 	maps *mapSet
 	*memory
+	// opened is the live word when the instance was opened.
+	opened live
 }
 
 // newInstance takes over the maps: they are closed with it, and here if it fails.
@@ -25,7 +27,7 @@ func newInstance(dir pinDir, l *lock, m *mapSet) (*Instance, error) {
 		m.close()
 		return nil, err
 	}
-	return &Instance{dir: dir, lock: l, maps: m, memory: memory}, nil
+	return &Instance{dir: dir, lock: l, maps: m, memory: memory, opened: memory.live()}, nil
 }
 
 // Open opens an instance for reading, beside other readers. ErrNotAttached if there is none.
@@ -61,10 +63,8 @@ func (i *Instance) tidy() error {
 	if err := i.repairPrograms(); err != nil {
 		return err
 	}
-	if l := i.live(); l.lapsed(monotonicNow()) {
-		if err := i.settle(); err != nil {
-			return err
-		}
+	if err := i.leaveBehind(); err != nil {
+		return err
 	}
 	return i.sweepMeters()
 }

@@ -93,8 +93,7 @@ type limiterCounts struct {
 		WindowNs uint64
 		Used     [2]uint32
 		Skip     [2]uint32
-		Created  uint32
-		Pad      uint32
+		Created  [2]uint32
 	}
 	Quic struct {
 		_          structs.HostLayout
@@ -389,6 +388,7 @@ const (
 	limiterServiceFlagSERVICE_VOLUME         limiterServiceFlag = 1
 	limiterServiceFlagSERVICE_SETS           limiterServiceFlag = 2
 	limiterServiceFlagSERVICE_COUNT_REJECTED limiterServiceFlag = 4
+	limiterServiceFlagSERVICE_DROPS          limiterServiceFlag = 16
 	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
 )
 

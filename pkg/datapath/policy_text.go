@@ -50,7 +50,11 @@ func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error
 		piece := limiterPolicyPiece{Bytes: uint32(len(text)), Pieces: uint32(len(pieces))}
 		copy(piece.By[:len(piece.By)-1], by)
 		copy(piece.Text[:], text)
-		err := i.maps.PolicyTexts.Put(limiterPolicyTextKey{Generation: uint32(generation), Piece: uint32(n)}, piece)
+		key := limiterPolicyTextKey{Generation: uint32(generation), Piece: uint32(n)}
+		err := i.maps.PolicyTexts.Put(key, piece)
+		for listIsFull(err) && i.dropOldestText() {
+			err = i.maps.PolicyTexts.Put(key, piece)
+		}
 		if listIsFull(err) {
 			return fail(ErrFull, "the policy is too large to be kept (%d MB packed)", packed.Len()>>20)
 		}
@@ -59,6 +63,21 @@ func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error
 		}
 	}
 	return nil
+}
+
+// dropOldestText makes room by the oldest policy that could be gone back to and is not in force.
+func (i *Instance) dropOldestText() bool {
+	all, err := i.generations()
+	if err != nil {
+		return false
+	}
+	l := i.live()
+	all = slices.DeleteFunc(all, func(g uint16) bool { return g == l.generation || l.deadline != 0 && g == l.fallback })
+	if len(all) == 0 {
+		return false
+	}
+	oldest := all[len(all)-1]
+	return i.dropTexts(func(g uint16) bool { return g != oldest }) == nil
 }
 
 // markApplied says that a generation is in force for good, once.
@@ -125,36 +144,24 @@ func unpackPolicy(packed io.Reader) (*policy.Policy, error) {
 	return p, p.Validate()
 }
 
-// generations are the policies that are kept to go back to, the newest first: the generation numbers turn around, so time
-// orders them.
+// generations are the policies that are kept to go back to, the newest first: by number, for the clock may
+// have been set back. The numbers turn around.
 func (i *Instance) generations() ([]uint16, error) {
-	type kept struct {
-		generation uint16
-		at         uint64
-	}
-	var all []kept
+	var all []uint16
 	var key limiterPolicyTextKey
 	var piece limiterPolicyPiece
 	iter := i.maps.PolicyTexts.Iterate()
 	for iter.Next(&key, &piece) {
 		if key.Piece == 0 && piece.Applied != 0 {
-			all = append(all, kept{uint16(key.Generation), piece.Applied})
+			all = append(all, uint16(key.Generation))
 		}
 	}
 	if err := iter.Err(); err != nil {
 		return nil, fmt.Errorf("read policies: %w", err)
 	}
-	slices.SortFunc(all, func(a, b kept) int {
-		if a.at != b.at {
-			return int(b.at) - int(a.at)
-		}
-		return int(int16(b.generation - a.generation))
-	})
-	out := make([]uint16, len(all))
-	for n, k := range all {
-		out[n] = k.generation
-	}
-	return out, nil
+	last := uint16(i.control.Last)
+	slices.SortFunc(all, func(a, b uint16) int { return int(last-a) - int(last-b) })
+	return all, nil
 }
 
 // dropTexts forgets all generations but those to keep.

@@ -67,13 +67,18 @@ func (i *Instance) eachProgram(visit func(at attachment) error) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, at := range all {
-		if err := visit(at); err != nil {
-			return fmt.Errorf("interface %s: %w", at.record.name(), err)
+		// What lies in a namespace that is gone gets no packet any more.
+		if err := visit(at); err != nil && !errors.Is(err, errNetnsGone) {
+			errs = append(errs, fmt.Errorf("interface %s: %w", at.record.name(), err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
+
+// errNetnsGone: a namespace has neither a name nor a process.
+var errNetnsGone = errors.New("network namespace not found")
 
 // nextProgram is where a program is pinned while it takes the place of another.
 func (d pinDir) nextProgram(k pinKey) string { return d.prog(k) + "-next" }
@@ -156,7 +161,7 @@ func (i *Instance) insideNetns(at attachment, f func() error) error {
 	}
 	ns, ok := findNetns(map[uint64]bool{at.key.cookie: true})[at.key.cookie]
 	if !ok {
-		return fmt.Errorf("interface %s is in a network namespace that cannot be found; run the command inside it", at.record.name())
+		return fail(errNetnsGone, "interface %s is in a network namespace that cannot be found; run the command inside it", at.record.name())
 	}
 	return inNetns(ns.path, f)
 }

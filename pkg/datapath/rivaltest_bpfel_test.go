@@ -18,7 +18,8 @@ type rivalTestControlWords struct {
 	Word     uint64
 	Families uint64
 	Hash     [3]uint64
-	Pad      [3]uint64
+	Last     uint64
+	Pad      [2]uint64
 	Policies [4]struct {
 		_             structs.HostLayout
 		Mode          uint32
@@ -50,8 +51,7 @@ type rivalTestCounts struct {
 		WindowNs uint64
 		Used     [2]uint32
 		Skip     [2]uint32
-		Created  uint32
-		Pad      uint32
+		Created  [2]uint32
 	}
 	Quic struct {
 		_          structs.HostLayout

@@ -20,7 +20,7 @@ type ServiceState struct {
 	Limits   []LimitState
 }
 
-// LimitState is a limit with what was over it: refused, or only observed.
+// LimitState is a limit with what met it and was refused, observed, or let through by a full table.
 type LimitState struct {
 	policy.Limit
 	Over Counter

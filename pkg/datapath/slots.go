@@ -25,6 +25,9 @@ func (i *Instance) write(c *compiled, generation uint16, by string) error {
 	if err := i.freshen(c); err != nil {
 		return err
 	}
+	for _, at := range []uint32{answerSourceAt, answerTotalAt} {
+		i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+at] = limiterLimit{}
+	}
 	for at, l := range c.limits {
 		i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+at] = *l
 	}
@@ -179,7 +182,7 @@ func deleteScoped(m *ebpf.Map, gone func(scope uint32) bool) error {
 
 // predecessor reads what a new policy may go on with from the policy in force.
 func (i *Instance) predecessor(generation uint16) (predecessor, error) {
-	before := predecessor{services: map[string]uint32{}, limits: map[string]limiterLimit{}}
+	before := predecessor{services: map[string]uint32{}, limits: map[string][]limiterLimit{}}
 	kept, ok, err := i.text(generation)
 	if err != nil || !ok {
 		return before, err // none yet: the first policy of an instance
@@ -192,12 +195,12 @@ func (i *Instance) predecessor(generation uint16) (predecessor, error) {
 	for n, name := range c.names {
 		before.services[name] = i.tables.Services[slot*uint32(limiterAbiMAX_SERVICES)+uint32(n)].Id % uint32(limiterAbiSERVICE_IDS)
 	}
-	for at, identity := range c.identity {
+	for _, at := range c.places() {
 		l, err := i.limitAt(slot, at)
 		if err != nil {
 			return before, err
 		}
-		before.limits[identity] = l
+		before.limits[c.identity[at]] = append(before.limits[c.identity[at]], l)
 		if l.metered() {
 			before.taken = append(before.taken, l.region())
 		}
@@ -207,6 +210,9 @@ func (i *Instance) predecessor(generation uint16) (predecessor, error) {
 
 // limitAt reads a limit and trusts no place in it before it is known to lie in the tables.
 func (i *Instance) limitAt(slot, at uint32) (limiterLimit, error) {
+	if at >= uint32(limiterAbiMAX_LIMITS) {
+		return limiterLimit{}, errDamaged("limits in force")
+	}
 	l := i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+at]
 	if uint64(l.FirstBucket)+uint64(l.BucketMask) >= uint64(limiterAbiMETER_BUCKETS) || l.UnitShift > 63 ||
 		l.Id >= uint32(limiterAbiLIMIT_IDS) || l.BucketMask&(l.BucketMask+1) != 0 {

@@ -12,13 +12,16 @@ import (
 // verifiedFor is how long a handshake exempts a source from a limit with exempt: verified.
 const verifiedFor = 10 * time.Minute
 
-// synBytes is the most that the SYN of a usual client has: Ethernet, IPv6, TCP with 20 bytes of options.
-const synBytes = 14 + 40 + 40
+// What a login by SSH sends at the least, handshake and keys included, before there is a prompt.
+const (
+	loginPackets = 40
+	loginBytes   = 10_000
+)
 
 // Admits says whether n new TCP connections of one client from src to local would all be admitted, and if
 // not, why, in one phrase that names the list, or the service and the limit. The first comes at once, the last
 // after within, the others evenly between; meters are empty at the start, connections stay open, and of
-// packets and bytes only the SYNs count. The client answers challenges. The policy must be normal.
+// packets and bytes what a login by SSH sends counts. The client answers challenges. The policy must be normal.
 func (p *Policy) Admits(src netip.Addr, local netip.AddrPort, n int, within time.Duration) (ok bool, why string) {
 	if _, allowed := p.Covers(p.Allow, src); allowed || p.Mode == Observe || n <= 0 {
 		return true, ""
@@ -80,14 +83,28 @@ func (l Limit) admits(a attempt) bool {
 	case l.Kind == KindConcurrent:
 		return uint64(a.n) <= l.Concurrent
 	}
-	cost := uint64(1)
-	if l.Kind == KindBytesIn {
-		cost = synBytes
-	}
 	m := l.NewMeter()
 	for i := range a.n {
 		exempt := l.Exempt == ExemptVerified && i > 0 && a.at(i)-a.at(i-1) <= verifiedFor
-		if !exempt && !m.Admit(a.at(i), cost) {
+		if !exempt && !l.admitsOne(m, a.at(i)) {
+			return false
+		}
+	}
+	return true
+}
+
+// admitsOne says whether a meter admits one connection: of packets and bytes all that a login sends, evenly
+// within a second.
+func (l Limit) admitsOne(m *Meter, at time.Duration) bool {
+	if l.Kind == KindNew {
+		return m.Admit(at, 1)
+	}
+	for i := range time.Duration(loginPackets) {
+		cost := uint64(1)
+		if l.Kind == KindBytesIn {
+			cost = loginBytes / loginPackets
+		}
+		if !m.Admit(at+i*time.Second/loginPackets, cost) {
 			return false
 		}
 	}

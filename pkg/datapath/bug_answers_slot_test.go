@@ -14,7 +14,7 @@ import (
 // A SYN that one policy answers is held against the limits of answers of that policy. Where the word flips between
 // verdict and answer, the other policy has none: its limits there are all zero (or what an older policy left), which
 // means the first bucket of the meters, whosever it is.
-func TestReviewAnswerIsChargedToAPolicyWithoutAnswers(t *testing.T) {
+func TestBugAnswerIsChargedToAPolicyWithoutAnswers(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	resets := policy.Default(nil)
 	resets.Services[0].Limits = []policy.Limit{aDay(policy.KindNew, policy.PerSource, 1, thatResets)}

@@ -12,7 +12,7 @@ import (
 
 // A network namespace that ended took its clsact filter with it (Linux before 6.6): policies can still be applied for
 // the others, and `detach --all` removes it, as `status` says.
-func TestReviewVanishedNamespaceOfAFilter(t *testing.T) {
+func TestBugVanishedNamespaceOfAFilter(t *testing.T) {
 	dir := filterOfVanishedNamespace(t, 0)
 	i, err := OpenForChange(string(dir))
 	must(t, err)
@@ -45,7 +45,7 @@ func filterOfVanishedNamespace(t *testing.T, features uint32) pinDir {
 }
 
 // An error of Apply leaves the old policy in force, whole: what comes behind the flip is no error of it.
-func TestReviewApplyFailsAndTheNewPolicyIsInForce(t *testing.T) {
+func TestBugApplyFailsAndTheNewPolicyIsInForce(t *testing.T) {
 	dir := filterOfVanishedNamespace(t, uint32(limiterFeatureFEATURE_ALL))
 	i, err := OpenForChange(string(dir))
 	must(t, err)

@@ -10,7 +10,7 @@ import (
 )
 
 // The first limit that refuses names the reason and what is done (pkg/policy/normal.go), whoever was refused before.
-func TestReviewAnotherSourceDecidesWhichLimitRefuses(t *testing.T) {
+func TestBugAnotherSourceDecidesWhichLimitRefuses(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	l.rules(nil, func(p *policy.Policy) {
 		p.Services = []policy.Service{listening("web", policy.TCP, 0, 65535,
@@ -33,7 +33,7 @@ func TestReviewAnotherSourceDecidesWhichLimitRefuses(t *testing.T) {
 }
 
 // The clock was set back between two applies: `rollback` still means the policy before.
-func TestReviewRollbackAfterTheClockWasSetBack(t *testing.T) {
+func TestBugRollbackAfterTheClockWasSetBack(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(1)}))
 	key := limiterPolicyTextKey{Generation: uint32(l.live().generation)}

@@ -10,7 +10,7 @@ import (
 
 // A login is more than a SYN: under three packets a day nobody gets as far as the key exchange, and who is logged
 // in is cut off.
-func TestReviewGuardLetsALimitOfPacketsLockOut(t *testing.T) {
+func TestBugGuardLetsALimitOfPacketsLockOut(t *testing.T) {
 	for _, kind := range []policy.Kind{policy.KindPackets, policy.KindBytesIn} {
 		count := uint64(3)
 		if kind == policy.KindBytesIn {

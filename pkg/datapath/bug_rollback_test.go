@@ -23,7 +23,7 @@ func (l *programLab) reviewBurst() uint64 {
 }
 
 // A policy whose apply failed or was killed before its flip was never in force: it is none to go back to.
-func TestReviewRollbackToAPolicyThatWasNeverInForce(t *testing.T) {
+func TestBugRollbackToAPolicyThatWasNeverInForce(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	for _, burst := range []uint64{1, 2} {
 		must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(burst)}))
@@ -45,7 +45,7 @@ func TestReviewRollbackToAPolicyThatWasNeverInForce(t *testing.T) {
 
 // The deadline passes after `rollback` has opened the instance and before it acts (it looks for operators in
 // between): the policy that nobody confirmed stays gone.
-func TestReviewRollbackAtTheDeadlineBringsTheUnconfirmedBack(t *testing.T) {
+func TestBugRollbackAtTheDeadlineBringsTheUnconfirmedBack(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	for _, burst := range []uint64{1, 2} {
 		must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(burst)}))
@@ -62,7 +62,7 @@ func TestReviewRollbackAtTheDeadlineBringsTheUnconfirmedBack(t *testing.T) {
 }
 
 // The same with an apply: the policy that lapsed under it is none to go back to.
-func TestReviewApplyAtTheDeadlineKeepsTheUnconfirmed(t *testing.T) {
+func TestBugApplyAtTheDeadlineKeepsTheUnconfirmed(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(2)}))
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(99), Confirm: time.Second}))
@@ -80,7 +80,7 @@ func TestReviewApplyAtTheDeadlineKeepsTheUnconfirmed(t *testing.T) {
 }
 
 // Killed between the flip of settle and dropText: nothing takes the text away any more.
-func TestReviewKilledSettleKeepsTheUnconfirmed(t *testing.T) {
+func TestBugKilledSettleKeepsTheUnconfirmed(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(2)}))
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(99), Confirm: time.Second}))

@@ -9,7 +9,7 @@ import (
 )
 
 // A limit that only observes drops nothing, also where the bucket of a newcomer is full.
-func TestReviewObservingLimitDropsWhenTheTableIsFull(t *testing.T) {
+func TestBugObservingLimitDropsWhenTheTableIsFull(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	observes := aDay(policy.KindNew, policy.PerSource, 1, thatObserves)
 	for _, full := range []policy.OnTableFull{policy.TableFullDrop, policy.TableFullPass} {

@@ -29,7 +29,7 @@ func allowing(first byte, n int) *policy.Policy {
 }
 
 // An apply was killed right behind its flip, and what its predecessor left is still there: the next one works.
-func TestReviewApplyKilledBehindItsFlipLeavesNoRoomForTheNext(t *testing.T) {
+func TestBugApplyKilledBehindItsFlipLeavesNoRoomForTheNext(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	must(t, l.Apply(ApplyOptions{Policy: allowing(10, 50_000)}))
 	now := monotonicNow()
@@ -53,7 +53,7 @@ func TestReviewApplyKilledBehindItsFlipLeavesNoRoomForTheNext(t *testing.T) {
 }
 
 // An apply that was refused because a list is full leaves it as full as it was.
-func TestReviewRefusedApplyLeavesTheListFull(t *testing.T) {
+func TestBugRefusedApplyLeavesTheListFull(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	if err := l.Apply(ApplyOptions{Policy: allowing(10, int(l.maps.AllowHosts.MaxEntries())+1)}); err == nil {
 		t.Fatal("a policy that does not fit was applied")
@@ -65,7 +65,7 @@ func TestReviewRefusedApplyLeavesTheListFull(t *testing.T) {
 }
 
 // Texts that are only kept for a rollback make room for the policy that is to be applied.
-func TestReviewOldTextsLeaveNoRoomForThePolicy(t *testing.T) {
+func TestBugOldTextsLeaveNoRoomForThePolicy(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	for n := uint32(0); ; n++ { // what five large policies before leave
 		key := limiterPolicyTextKey{Generation: 60000 + n%keptPolicies, Piece: n / keptPolicies}
@@ -83,7 +83,7 @@ func TestReviewOldTextsLeaveNoRoomForThePolicy(t *testing.T) {
 }
 
 // A policy whose sets fit once and never beside another is refused at once, or the next change of anything would be.
-func TestReviewSetsThatFitOnlyOnce(t *testing.T) {
+func TestBugSetsThatFitOnlyOnce(t *testing.T) {
 	p := policy.Default(nil)
 	p.Sets = []policy.Set{{Name: "large", Prefixes: manyHosts(10, 600_000)}}
 	p.Services[0].Allow.Sets = []string{"large"}

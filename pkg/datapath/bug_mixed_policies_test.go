@@ -14,7 +14,7 @@ import (
 // Two policies that both refuse a source, one by its limit and one by its list: whichever is in force, and however
 // often they take turns, no SYN of it passes. The lists are asked under one reading of the word and the limits
 // under another.
-func TestReviewSYNIsJudgedByTheListsOfOnePolicyAndTheLimitsOfAnother(t *testing.T) {
+func TestBugSYNIsJudgedByTheListsOfOnePolicyAndTheLimitsOfAnother(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	limited := policy.Default(onceADay(1))
 	limited.Normalize()

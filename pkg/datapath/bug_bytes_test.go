@@ -12,7 +12,7 @@ import (
 )
 
 // A slow limit of bytes of a whole service: amount * cost is more than 64 bits and wraps around.
-func TestReviewSlowByteLimitOfAServiceOverflows(t *testing.T) {
+func TestBugSlowByteLimitOfAServiceOverflows(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	for _, c := range []struct {
 		burst uint64
@@ -38,7 +38,7 @@ func TestReviewSlowByteLimitOfAServiceOverflows(t *testing.T) {
 }
 
 // One buffer that GRO made of many packets: the whole of it is charged, so that what follows waits for as long.
-func TestReviewMergedBuffersExceedALimitOfPackets(t *testing.T) {
+func TestBugMergedBuffersExceedALimitOfPackets(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	l.rules(nil, func(p *policy.Policy) {
 		p.Services = []policy.Service{listening("web", policy.TCP, 443, 443, policy.Limit{
@@ -61,7 +61,7 @@ func TestReviewMergedBuffersExceedALimitOfPackets(t *testing.T) {
 }
 
 // A buffer of a virtual machine, or of a NIC of one, says how large its segments are and not how many.
-func TestReviewSegmentsOfAGuestAreCountedAsOnePacket(t *testing.T) {
+func TestBugSegmentsOfAGuestAreCountedAsOnePacket(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	l.rules(nil)
 	frame := segment4(tg.ACK).With(func(p *tg.Packet) { p.Payload = make([]byte, 2*1448) }).Bytes()

@@ -14,7 +14,7 @@ func reviewLimit(burst uint64) policy.Limit {
 }
 
 // A limit that stays the same keeps its levels, whatever becomes of another service's limit.
-func TestReviewUnchangedLimitLosesItsLevels(t *testing.T) {
+func TestBugUnchangedLimitLosesItsLevels(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	apply := func(first uint64) {
 		p := &policy.Policy{Services: []policy.Service{
@@ -42,7 +42,7 @@ func TestReviewUnchangedLimitLosesItsLevels(t *testing.T) {
 }
 
 // A policy that raised a limit's horizon was rolled back: the next one resets nothing either.
-func TestReviewLevelsLostAfterARollback(t *testing.T) {
+func TestBugLevelsLostAfterARollback(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	apply := func(first uint64, confirm time.Duration, others ...policy.Service) {
 		p := &policy.Policy{Services: append([]policy.Service{
@@ -65,7 +65,7 @@ func TestReviewLevelsLostAfterARollback(t *testing.T) {
 }
 
 // Two limits that count the same of the same, by minute and by day: where the first goes, the second stays.
-func TestReviewLimitsOfOneNameSwapLevels(t *testing.T) {
+func TestBugLimitsOfOneNameSwapLevels(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	slow := aDay(policy.KindNew, policy.PerSource, 3)
 	fast := policy.Limit{Kind: policy.KindNew, Per: policy.PerSource, Rate: policy.Rate{Count: 1000, Period: time.Second}, Burst: 1000}

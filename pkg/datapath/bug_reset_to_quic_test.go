@@ -12,7 +12,7 @@ import (
 // `over: reset` on a service that listens on tcp and quic: a QUIC Initial over the limit is dropped, and not answered
 // by a TCP segment that is made of its bytes. The sender chooses the version, whose last byte is read as the length
 // of a TCP header.
-func TestReviewQUICInitialIsAnsweredByTCPReset(t *testing.T) {
+func TestBugQUICInitialIsAnsweredByTCPReset(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	s := listening("web", policy.TCP, 443, 443, aDay(policy.KindNew, policy.PerSource, 1, thatResets))
 	s.Listen = append(s.Listen, policy.Listen{Proto: policy.QUIC, First: 443, Last: 443})

@@ -11,7 +11,7 @@ import (
 )
 
 // What is read from pinned maps is input: `check` says that they are damaged, and does not fall over.
-func TestReviewCheckOfDamagedPinsPanics(t *testing.T) {
+func TestBugCheckOfDamagedPinsPanics(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	for name, damage := range map[string]func(){
 		"first limit":   func() { l.service(0).FirstLimit = ^uint32(0) - 1 },

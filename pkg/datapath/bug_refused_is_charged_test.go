@@ -11,7 +11,7 @@ import (
 
 // A flood that a full table refuses, its aggregate being used up, uses up no other limit: what is refused charges
 // nobody, and that is no race here.
-func TestReviewFloodThatAFullTableRefusesUsesUpTheServicesLimit(t *testing.T) {
+func TestBugFloodThatAFullTableRefusesUsesUpTheServicesLimit(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	l.rules(nil, func(p *policy.Policy) {
 		p.OnTableFull = policy.TableFullPass

@@ -10,7 +10,7 @@ import (
 
 // UDP datagrams are no connections: a service on 443/tcp and 443/udp with one limit of new connections counts
 // SYNs, and no datagram uses its burst up or is dropped by it.
-func TestReviewPlainServiceCountsDatagramsAsConnections(t *testing.T) {
+func TestBugPlainServiceCountsDatagramsAsConnections(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	s := listening("dns", policy.TCP, 443, 443, aDay(policy.KindNew, policy.PerSource, 2))
 	s.Listen = append(s.Listen, policy.Listen{Proto: policy.UDP, First: 443, Last: 443})
