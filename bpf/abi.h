@@ -424,6 +424,11 @@ struct source {
 };
 _Static_assert(sizeof(struct source) == 40, "source");
 
+enum interface_flag {
+	INTERFACE_LINK_HEADER = 1,
+	INTERFACE_SILENT = 2, /* answers would leave without their VLAN tag, so none are sent */
+};
+
 /* Which interface owns a slot of the counters. Written by attach, read by status. */
 struct interface {
 	__u64 netns_cookie;
@@ -433,7 +438,7 @@ struct interface {
 	__u32 ifindex;
 	__u32 hook;
 	__u32 features; /* that its program has at least */
-	__u32 link_header;
+	__u32 flags;
 	__u32 observe_after; /* as its program has it */
 	__u32 pad;
 	__u8 name[16];

@@ -49,7 +49,7 @@ static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, stru
 				   __u32 verdict)
 {
 	if (wants_answer(verdict)) {
-		if (answerable(p) && may_answer(p) && reset_xdp(ctx, p)) {
+		if (may_send && answerable(p) && may_answer(p) && reset_xdp(ctx, p)) {
 			count_packet(mine, p, verdict);
 			return XDP_TX;
 		}
@@ -66,7 +66,7 @@ static __always_inline int act_tc(struct __sk_buff *ctx, struct counts *mine, st
 	int sent;
 
 	if (wants_answer(verdict)) {
-		sent = answerable(p) && may_answer(p) ? reset_tc(ctx, p) : TC_ACT_SHOT;
+		sent = may_send && answerable(p) && may_answer(p) ? reset_tc(ctx, p) : TC_ACT_SHOT;
 		if (sent == TC_ACT_REDIRECT) {
 			count_packet(mine, p, verdict);
 			return sent;

@@ -14,6 +14,9 @@
 volatile const __u32 interface_slot = 0;
 volatile const bool has_link_header = true;
 
+/* Whether answers may be sent from here; see INTERFACE_SILENT. */
+volatile const bool may_send = true;
+
 /*
  * Makes the compiler keep an address in a register: it would work it out anew from index and base at every
  * use, which are most of the instructions of a short path.

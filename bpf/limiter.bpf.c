@@ -41,6 +41,7 @@ const struct {
 	enum limit_kind limit_kind;
 	enum limit_per limit_per;
 	enum verdict verdict;
+	enum interface_flag interface_flag;
 	enum quic_key_word quic_key_word;
 	enum limit_flag limit_flag;
 	enum service_flag service_flag;

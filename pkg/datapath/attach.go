@@ -102,7 +102,13 @@ func (a *attacher) run() error {
 		}
 		return err
 	}
-	return a.describe()
+	if err := a.describe(); err != nil {
+		return err
+	}
+	if a.featuresNeeded()&uint32(limiterFeatureFEATURE_RESET) != 0 {
+		a.result.Warnings = append(a.result.Warnings, answerWarnings(a.nl, a.result.Interface.Mode)...)
+	}
+	return nil
 }
 
 // applyPolicy puts in force what was asked for beside the interface, if that is a change. Other interfaces are
@@ -253,7 +259,7 @@ func (a *attacher) tryHook(mode Mode, h hook) error {
 	if err != nil {
 		return err
 	}
-	f := frozen{slot: slot, linkHeader: hasLinkHeader(a.nl), features: a.featuresNeeded()}
+	f := frozen{slot: slot, linkHeader: hasLinkHeader(a.nl), silent: losesTags(a.nl, mode), features: a.featuresNeeded()}
 	if a.opts.Confirm > 0 {
 		f.observeAfter = deadline(a.opts.Confirm)
 	}
@@ -324,7 +330,10 @@ func (a *attacher) writeRecord(f frozen, key pinKey, mode Mode) error {
 		ObserveAfter:   f.observeAfter,
 	}
 	if f.linkHeader {
-		record.LinkHeader = 1
+		record.Flags |= uint32(limiterInterfaceFlagINTERFACE_LINK_HEADER)
+	}
+	if f.silent {
+		record.Flags |= uint32(limiterInterfaceFlagINTERFACE_SILENT)
 	}
 	copy(record.Name[:len(record.Name)-1], a.nl.Attrs().Name)
 	if err := a.maps.Interfaces.Put(f.slot, record); err != nil {

@@ -30,6 +30,14 @@ func (r interfaceRecord) name() string {
 	return string(name)
 }
 
+// frozen is what of a program's settings its interface decides.
+func (r interfaceRecord) frozen() frozen {
+	return frozen{
+		linkHeader: r.Flags&uint32(limiterInterfaceFlagINTERFACE_LINK_HEADER) != 0,
+		silent:     r.Flags&uint32(limiterInterfaceFlagINTERFACE_SILENT) != 0,
+	}
+}
+
 // attachment is one pinned attachment with its record.
 type attachment struct {
 	key    pinKey

@@ -89,7 +89,7 @@ type hashTestInterface struct {
 	Ifindex        uint32
 	Hook           uint32
 	Features       uint32
-	LinkHeader     uint32
+	Flags          uint32
 	ObserveAfter   uint32
 	Pad            uint32
 	Name           [16]uint8
@@ -292,6 +292,7 @@ const (
 	hashTestVarFeatures        = "features"
 	hashTestVarHasLinkHeader   = "has_link_header"
 	hashTestVarInterfaceSlot   = "interface_slot"
+	hashTestVarMaySend         = "may_send"
 	hashTestVarObserveAfter    = "observe_after"
 	hashTestVarTables          = "tables"
 )
@@ -376,6 +377,7 @@ type hashTestVariableSpecs struct {
 	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
 	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
 	Tables        *ebpf.VariableSpec `ebpf:"tables"`
 }
@@ -457,6 +459,7 @@ type hashTestVariables struct {
 	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	MaySend       *ebpf.Variable `ebpf:"may_send"`
 	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
 	Tables        *ebpf.Variable `ebpf:"tables"`
 }

@@ -141,11 +141,18 @@ type limiterInterface struct {
 	Ifindex        uint32
 	Hook           uint32
 	Features       uint32
-	LinkHeader     uint32
+	Flags          uint32
 	ObserveAfter   uint32
 	Pad            uint32
 	Name           [16]uint8
 }
+
+type limiterInterfaceFlag uint32
+
+const (
+	limiterInterfaceFlagINTERFACE_LINK_HEADER limiterInterfaceFlag = 1
+	limiterInterfaceFlagINTERFACE_SILENT      limiterInterfaceFlag = 2
+)
 
 type limiterLimit struct {
 	_                   structs.HostLayout
@@ -509,6 +516,7 @@ const (
 	limiterVarFeatures        = "features"
 	limiterVarHasLinkHeader   = "has_link_header"
 	limiterVarInterfaceSlot   = "interface_slot"
+	limiterVarMaySend         = "may_send"
 	limiterVarNamesForGo      = "names_for_go"
 	limiterVarObserveAfter    = "observe_after"
 	limiterVarTables          = "tables"
@@ -593,6 +601,7 @@ type limiterVariableSpecs struct {
 	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
 	Tables        *ebpf.VariableSpec `ebpf:"tables"`
@@ -671,6 +680,7 @@ type limiterVariables struct {
 	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	MaySend       *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
 	Tables        *ebpf.Variable `ebpf:"tables"`

@@ -76,7 +76,7 @@ type limiterBenchInterface struct {
 	Ifindex        uint32
 	Hook           uint32
 	Features       uint32
-	LinkHeader     uint32
+	Flags          uint32
 	ObserveAfter   uint32
 	Pad            uint32
 	Name           [16]uint8
@@ -268,6 +268,7 @@ const (
 	limiterBenchVarFeatures        = "features"
 	limiterBenchVarHasLinkHeader   = "has_link_header"
 	limiterBenchVarInterfaceSlot   = "interface_slot"
+	limiterBenchVarMaySend         = "may_send"
 	limiterBenchVarNamesForGo      = "names_for_go"
 	limiterBenchVarObserveAfter    = "observe_after"
 	limiterBenchVarTables          = "tables"
@@ -355,6 +356,7 @@ type limiterBenchVariableSpecs struct {
 	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
 	Tables        *ebpf.VariableSpec `ebpf:"tables"`
@@ -433,6 +435,7 @@ type limiterBenchVariables struct {
 	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	MaySend       *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
 	Tables        *ebpf.Variable `ebpf:"tables"`

@@ -176,7 +176,9 @@ func openMaps(dir pinDir) (*mapSet, error) {
 type frozen struct {
 	slot       uint32
 	linkHeader bool
-	features   uint32
+	// silent: no answers are sent.
+	silent   bool
+	features uint32
 	// observeAfter, in seconds of CLOCK_MONOTONIC, is when it stops to refuse anything; 0 is never.
 	observeAfter uint32
 }
@@ -218,6 +220,7 @@ func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
 	set := map[string]any{
 		limiterVarInterfaceSlot: f.slot,
 		limiterVarHasLinkHeader: f.linkHeader,
+		limiterVarMaySend:       !f.silent,
 		limiterVarFeatures:      f.features,
 		limiterVarObserveAfter:  f.observeAfter,
 	}

@@ -76,7 +76,7 @@ type metersTestInterface struct {
 	Ifindex        uint32
 	Hook           uint32
 	Features       uint32
-	LinkHeader     uint32
+	Flags          uint32
 	ObserveAfter   uint32
 	Pad            uint32
 	Name           [16]uint8
@@ -309,6 +309,7 @@ const (
 	metersTestVarFeatures        = "features"
 	metersTestVarHasLinkHeader   = "has_link_header"
 	metersTestVarInterfaceSlot   = "interface_slot"
+	metersTestVarMaySend         = "may_send"
 	metersTestVarNamesForGo      = "names_for_go"
 	metersTestVarObserveAfter    = "observe_after"
 	metersTestVarTables          = "tables"
@@ -395,6 +396,7 @@ type metersTestVariableSpecs struct {
 	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
 	Tables        *ebpf.VariableSpec `ebpf:"tables"`
@@ -478,6 +480,7 @@ type metersTestVariables struct {
 	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	MaySend       *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
 	Tables        *ebpf.Variable `ebpf:"tables"`

@@ -53,6 +53,24 @@ func (s scene) warnings() []string {
 	return append(all, s.tunnelWarnings()...)
 }
 
+// losesTags: native XDP does not see the VLAN tags that the driver strips, so its answers would leave without.
+func losesTags(nl netlink.Link, mode Mode) bool {
+	s := readScene(nl, mode)
+	return mode == ModeNative && s.offloads&ethFlagRxVLAN != 0 && s.carriesVLAN()
+}
+
+// answerWarnings are for a policy with `over: reset`.
+func answerWarnings(nl netlink.Link, mode Mode) []string {
+	name := nl.Attrs().Name
+	switch {
+	case losesTags(nl, mode):
+		return []string{fmt.Sprintf("%s strips VLAN tags before native XDP (rx-vlan-offload), so `over: reset` only drops there; to send answers: --mode tc, or ethtool -K %s rxvlan off", name, name)}
+	case mode == ModeNative && nl.Type() == "veth":
+		return []string{fmt.Sprintf("%s is a veth: what native XDP answers (`over: reset`) arrives only while its peer runs an XDP program too; to be sure: --mode tc", name)}
+	}
+	return nil
+}
+
 func isUp(nl netlink.Link) bool { return nl.Attrs().RawFlags&unix.IFF_UP != 0 }
 
 // mayGoNative: native XDP will be tried and nothing is known that rules it out.

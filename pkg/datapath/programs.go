@@ -86,9 +86,9 @@ func (d pinDir) nextProgram(k pinKey) string { return d.prog(k) + "-next" }
 // replaceProgram swaps in a program with other features. The record never claims a feature that the
 // program may lack; killed in between, the pin of the next program is put right by repairPrograms.
 func (i *Instance) replaceProgram(at attachment, features, observeAfter uint32) error {
-	prog, err := i.maps.loadProgram(at.key.hook, frozen{
-		slot: at.slot, linkHeader: at.record.LinkHeader != 0, features: features, observeAfter: observeAfter,
-	})
+	f := at.record.frozen()
+	f.slot, f.features, f.observeAfter = at.slot, features, observeAfter
+	prog, err := i.maps.loadProgram(at.key.hook, f)
 	if err != nil {
 		return err
 	}

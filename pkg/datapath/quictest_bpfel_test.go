@@ -76,7 +76,7 @@ type quicTestInterface struct {
 	Ifindex        uint32
 	Hook           uint32
 	Features       uint32
-	LinkHeader     uint32
+	Flags          uint32
 	ObserveAfter   uint32
 	Pad            uint32
 	Name           [16]uint8
@@ -342,6 +342,7 @@ const (
 	quicTestVarLiveKnown       = "live_known"
 	quicTestVarLiveNew         = "live_new"
 	quicTestVarLiveRefuse      = "live_refuse"
+	quicTestVarMaySend         = "may_send"
 	quicTestVarNamesForGo      = "names_for_go"
 	quicTestVarObserveAfter    = "observe_after"
 	quicTestVarOpsForGo        = "ops_for_go"
@@ -441,6 +442,7 @@ type quicTestVariableSpecs struct {
 	LiveKnown     *ebpf.VariableSpec `ebpf:"live_known"`
 	LiveNew       *ebpf.VariableSpec `ebpf:"live_new"`
 	LiveRefuse    *ebpf.VariableSpec `ebpf:"live_refuse"`
+	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
 	OpsForGo      *ebpf.VariableSpec `ebpf:"ops_for_go"`
@@ -532,6 +534,7 @@ type quicTestVariables struct {
 	LiveKnown     *ebpf.Variable `ebpf:"live_known"`
 	LiveNew       *ebpf.Variable `ebpf:"live_new"`
 	LiveRefuse    *ebpf.Variable `ebpf:"live_refuse"`
+	MaySend       *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
 	OpsForGo      *ebpf.Variable `ebpf:"ops_for_go"`

@@ -21,6 +21,7 @@ const (
 	resetTestVarFeatures      = "features"
 	resetTestVarHasLinkHeader = "has_link_header"
 	resetTestVarInterfaceSlot = "interface_slot"
+	resetTestVarMaySend       = "may_send"
 	resetTestVarObserveAfter  = "observe_after"
 	resetTestVarRefusedPort   = "refused_port"
 )
@@ -84,6 +85,7 @@ type resetTestVariableSpecs struct {
 	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
 	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
 	RefusedPort   *ebpf.VariableSpec `ebpf:"refused_port"`
 }
@@ -121,6 +123,7 @@ type resetTestVariables struct {
 	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	MaySend       *ebpf.Variable `ebpf:"may_send"`
 	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
 	RefusedPort   *ebpf.Variable `ebpf:"refused_port"`
 }

@@ -76,7 +76,7 @@ type rivalTestInterface struct {
 	Ifindex        uint32
 	Hook           uint32
 	Features       uint32
-	LinkHeader     uint32
+	Flags          uint32
 	ObserveAfter   uint32
 	Pad            uint32
 	Name           [16]uint8
@@ -265,6 +265,7 @@ const (
 	rivalTestVarFeatures        = "features"
 	rivalTestVarHasLinkHeader   = "has_link_header"
 	rivalTestVarInterfaceSlot   = "interface_slot"
+	rivalTestVarMaySend         = "may_send"
 	rivalTestVarNamesForGo      = "names_for_go"
 	rivalTestVarObserveAfter    = "observe_after"
 	rivalTestVarRivalBucket     = "rival_bucket"
@@ -350,6 +351,7 @@ type rivalTestVariableSpecs struct {
 	Features      *ebpf.VariableSpec `ebpf:"features"`
 	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
 	RivalBucket   *ebpf.VariableSpec `ebpf:"rival_bucket"`
@@ -429,6 +431,7 @@ type rivalTestVariables struct {
 	Features      *ebpf.Variable `ebpf:"features"`
 	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
 	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
+	MaySend       *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
 	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
 	RivalBucket   *ebpf.Variable `ebpf:"rival_bucket"`
