@@ -186,7 +186,7 @@ func (i *Instance) Rollback(n int, by string) (*policy.Policy, error) {
 		}
 		return i.inForceSettled()
 	}
-	if i.opened.deadline != 0 && n == 1 {
+	if i.waited && n == 1 {
 		return i.inForceSettled() // its time is over meanwhile
 	}
 	kept, err := i.Kept()

@@ -16,8 +16,8 @@ type Instance struct {
 	lock *lock
 	maps *mapSet
 	*memory
-	// opened is the live word when the instance was opened.
-	opened live
+	// waited: a policy waited for its confirmation when the instance was opened.
+	waited bool
 }
 
 // newInstance takes over the maps: they are closed with it, and here if it fails.
@@ -27,7 +27,7 @@ func newInstance(dir pinDir, l *lock, m *mapSet) (*Instance, error) {
 		m.close()
 		return nil, err
 	}
-	return &Instance{dir: dir, lock: l, maps: m, memory: memory, opened: memory.live()}, nil
+	return &Instance{dir: dir, lock: l, maps: m, memory: memory, waited: memory.live().pending(monotonicNow())}, nil
 }
 
 // Open opens an instance for reading, beside other readers. ErrNotAttached if there is none.

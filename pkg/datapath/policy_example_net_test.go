@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/internal/testenv"
+	tg "github.com/synward/synward/pkg/internal/trafficgen"
+)
+
+// exampleSide is one family's view of the example: addresses of the server, one named by the policy and one that
+// is not, and who comes.
+type exampleSide struct {
+	named, other                    netip.Addr
+	office, relay, stranger, denied netip.Addr
+	// customer is the n-th of a network that is limited as a whole; the first is 0.
+	customer func(n int) netip.Addr
+}
+
+func exampleSides() map[string]exampleSide {
+	a := netip.MustParseAddr
+	v4, v6 := a("198.18.24.0").As4(), a("2001:db9:24::1").As16()
+	return map[string]exampleSide{
+		"IPv4": {
+			a("203.0.113.10"), a("10.77.0.1"), a("192.0.2.7"), a("198.51.100.0"), a("198.18.1.0"), a("198.18.66.6"),
+			func(n int) netip.Addr { v4[3] = byte(n); return netip.AddrFrom4(v4) },
+		},
+		"IPv6": {
+			a("2001:db8::10"), a("fd77::1"), a("2001:db8:1::7"), a("2001:db8:2::1"), a("2001:db9:1::1"), a("2001:db9:66::6"),
+			func(n int) netip.Addr { v6[7] = byte(n); return netip.AddrFrom16(v6) },
+		},
+	}
+}
+
+// exampleBench is a host that serves all that the example names, on two addresses of either family.
+type exampleBench struct {
+	*bench
+	servers map[uint16]*testenv.Server
+	udp     *testenv.Receiver
+	side    exampleSide
+	// fresh is how many strangers and relays have come: each case has its own.
+	fresh int
+}
+
+// exampleTimeout is long for an answer that comes, and short enough for one SYN and no second.
+const exampleTimeout = 500 * time.Millisecond
+
+const quicVersion1 = 1
+
+// nobodysPort is served and in no service.
+const nobodysPort = 9999
+
+// gamePorts are those of the service game.
+func gamePorts() (ports []uint16) {
+	for port := uint16(27015); port <= 27030; port++ {
+		ports = append(ports, port)
+	}
+	return ports
+}
+
+func newExampleBench(t *testing.T, mode datapath.Mode) *exampleBench {
+	t.Helper()
+	var from []netip.Prefix
+	for _, p := range []string{"192.0.2.0/24", "198.51.100.0/24", "198.18.0.0/15", "2001:db8:1::/48", "2001:db8:2::/48", "2001:db9::/32"} {
+		from = append(from, netip.MustParsePrefix(p))
+	}
+	b := &exampleBench{bench: newBench(t, testenv.PairOptions{ClientPrefixes: from}), servers: map[uint16]*testenv.Server{}}
+	for _, side := range exampleSides() {
+		host := netip.PrefixFrom(side.named, side.named.BitLen())
+		if err := b.Server.AddAddrs(b.ServerIf, host); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Client.AddRoute(b.ClientIf, host, side.other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.attach(mode, nil)
+	p := parseExample(t, untilNow(examplePolicy))
+	b.change(func(i *datapath.Instance) error { return i.Apply(datapath.ApplyOptions{Policy: p, By: "test"}) })
+	for _, port := range []uint16{80, 443, 8443, 22, 25, nobodysPort} {
+		b.servers[port] = testenv.NewServer(t, b.Server, netip.AddrPortFrom(netip.IPv6Unspecified(), port), testenv.ServerOptions{})
+	}
+	b.udp = testenv.NewReceiver(t, b.Server, append(gamePorts(), 443, nobodysPort)...)
+	return b
+}
+
+// next is an address that has not come yet, beside a first one: another source of either family.
+func (b *exampleBench) next(first netip.Addr) netip.Addr {
+	b.fresh++
+	if first.Is4() {
+		a := first.As4()
+		a[3] += byte(b.fresh)
+		return netip.AddrFrom4(a)
+	}
+	a := first.As16()
+	a[7] += byte(b.fresh)
+	return netip.AddrFrom16(a)
+}
+
+// tries is one round of connections.
+type tries struct {
+	port  uint16
+	named bool
+	count int
+	rate  float64
+}
+
+// window is a time by the test's clock that holds all packets of a case.
+type window struct{ begin time.Time }
+
+func open() window { return window{time.Now()} }
+
+// refilled is how much a rate a second may have given back.
+func (w window) refilled(perSecond float64) int {
+	return int(time.Since(w.begin).Seconds()*perSecond) + 1
+}
+
+// connect makes connections and returns how many of them the server took: one SYN each.
+func (b *exampleBench) connections(tries tries, sources ...netip.Addr) (accepted int) {
+	b.t.Helper()
+	to := b.side.other
+	if tries.named {
+		to = b.side.named
+	}
+	server := b.servers[tries.port]
+	server.Reset()
+	_, err := testenv.Hammer(b.Client, testenv.HammerOptions{
+		Sources: sources, Dst: netip.AddrPortFrom(to, tries.port), Count: tries.count, Rate: tries.rate, Timeout: exampleTimeout,
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, source := range sources {
+		accepted += server.Count(source)
+	}
+	return accepted
+}
+
+func (b *exampleBench) mustBe(what string, got, least, most int) {
+	b.t.Helper()
+	if got < least || got > most {
+		b.t.Errorf("%s: %d, want %d to %d", what, got, least, most)
+	}
+}
+
+// datagrams sends to the ports, all from one port, and returns how many of them came.
+func (b *exampleBench) datagrams(from netip.Addr, ports []uint16, payloads ...[]byte) int {
+	b.t.Helper()
+	return b.arrive(from, len(payloads), func() error {
+		return testenv.SendDatagrams(b.Client, from, b.side.named, ports, payloads...)
+	})
+}
+
+// quic begins connections, each from a port of its own, with so many datagrams each, and returns how many came.
+func (b *exampleBench) quic(from netip.Addr, connections, each int) int {
+	b.t.Helper()
+	return b.arrive(from, connections*each, func() error {
+		for id := range uint64(connections) {
+			initial := tg.QUICInitial(quicVersion1, binary.BigEndian.AppendUint64(nil, id*0x9e3779b97f4a7c15))
+			err := testenv.SendDatagrams(b.Client, from, b.side.named, []uint16{443}, slices.Repeat([][]byte{initial}, each)...)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// arrive returns how many datagrams of those that send sends have come to the receiver.
+func (b *exampleBench) arrive(from netip.Addr, count int, send func() error) int {
+	b.t.Helper()
+	before, tallied := b.udp.Count(from), b.tally().total()
+	if err := send(); err != nil {
+		b.t.Fatal(err)
+	}
+	// What was judged has been handed to a socket or is gone, and a socket's datagram is read in a moment.
+	testenv.WaitFor(b.t, streamPatience, "all datagrams to be judged", func() bool {
+		return b.tally().total() >= tallied+uint64(count)
+	})
+	last := -1
+	testenv.WaitFor(b.t, streamPatience, "the receiver to come to rest", func() bool {
+		now := b.udp.Count(from)
+		rests := now == last
+		last = now
+		if !rests {
+			<-time.After(streamReadPause)
+		}
+		return rests
+	})
+	return last - before
+}
+
+func small(n int) [][]byte { return slices.Repeat([][]byte{[]byte("move")}, n) }
+
+// limitOver is what one limit of the policy in force has refused; service "" is the global ones.
+func (b *exampleBench) limitOver(service string, limit int) (n uint64) {
+	b.t.Helper()
+	b.read(func(i *datapath.Instance) error {
+		services, err := i.Services()
+		for _, s := range services {
+			if s.Name == service {
+				n = s.Limits[limit].Over.Packets
+			}
+		}
+		return err
+	})
+	return n
+}
+
+// The policy that the design gives as an example, with real clients on all that it names: exactly its limits.
+func TestExamplePolicy(t *testing.T) {
+	for _, mode := range []datapath.Mode{datapath.ModeNative, datapath.ModeTC} {
+		for name, side := range exampleSides() {
+			t.Run(string(mode)+"/"+name, func(t *testing.T) {
+				t.Parallel() // it mostly waits for answers that do not come
+				b := newExampleBench(t, mode)
+				b.side = side
+				b.mustLimitWeb()
+				b.mustLimitNetworks()
+				b.mustLimitQUIC()
+				b.mustLimitSSH()
+				b.mustLimitMail()
+				b.mustLimitGame()
+				b.mustLimitGlobally()
+				b.mustKeepLists()
+				b.mustLeaveAlone()
+			})
+		}
+	}
+}
