@@ -301,7 +301,8 @@ struct control_words {
 	__u64 families;
 	__u64 hash[HASH_KEYS];
 	__u64 last; /* the highest generation that was ever given, for Go */
-	__u64 pad[2];
+	__u64 tick_ns; /* coarse time is jiffies * tick_ns + jiffies_ns; 0: ask the coarse clock */
+	__u64 jiffies_ns;
 	struct policy policies[POLICY_SLOTS];
 };
 _Static_assert(sizeof(struct control_words) == 64 + 64 * POLICY_SLOTS, "control_words");

@@ -237,7 +237,7 @@ func (b *confirmBench) mustGoOn(waited uint16) {
 // changeMind has a policy wait, and does this to it.
 func (b *confirmBench) changeMind(how func(i *datapath.Instance) error) {
 	b.t.Helper()
-	b.applyAndDie(applyOrder{Policy: riskyPolicy, By: "alice", Confirm: time.Second})
+	b.applyAndDie(applyOrder{Policy: riskyPolicy, By: "alice", Confirm: 2 * time.Second})
 	b.useUp()
 	b.change(how)
 }
@@ -256,7 +256,7 @@ func TestConfirmInTimeStays(t *testing.T) {
 		}
 		return errors.Join(err, againErr)
 	})
-	b.waitUntil(datapath.Monotonic() + 2*time.Second + datapath.Tick())
+	b.waitUntil(datapath.Monotonic() + 3*time.Second + datapath.Tick())
 	b.mustBeRisky()
 	b.change(func(i *datapath.Instance) error {
 		p, err := i.Policy()

@@ -16,8 +16,11 @@ import (
 func TestApplyUnderFire(t *testing.T) {
 	const burst = 5
 	applies := 200
-	if os.Getenv("SYNWARD_VM") != "" {
+	switch {
+	case os.Getenv("SYNWARD_VM") != "":
 		applies = 20 // each takes ten times as long there
+	case slowly:
+		applies = 60
 	}
 	eachMode(t, func(t *testing.T, mode datapath.Mode) {
 		t.Parallel() // an apply mostly waits for the kernel

@@ -119,10 +119,9 @@ func (d *killedDuel) fire(fn func()) {
 	d.sent += sent
 }
 
-// try kills an apply of policy n at a moment, looks at what is there, and applies for good.
-func (d *killedDuel) try(n int, after time.Duration) {
+// try kills an apply of policy n over old at a moment, looks at what is there, and applies for good.
+func (d *killedDuel) try(n, old int, after time.Duration) {
 	d.t.Helper()
-	old := d.inForce()
 	var killed bool
 	d.fire(func() { killed = d.killAt(n, after) })
 	now := d.inForce()
@@ -167,10 +166,11 @@ func TestKillApply(t *testing.T) {
 			t.Parallel()
 			d := newKilledDuel(t, mode)
 			d.useUpThird()
-			n := 0
-			randomKills(t, d.duration(), func(after time.Duration) {
-				n = 1 - d.inForce()
-				d.try(n, after)
+			whole := d.duration()
+			n := d.inForce()
+			randomKills(t, whole, func(after time.Duration) {
+				d.try(1-n, n, after)
+				n = 1 - n
 			})
 			d.mustHaveJudgedAll()
 			t.Logf("%d packets meanwhile; %v", d.sent, d.outcomes)

@@ -270,12 +270,14 @@ func (i *Instance) WriteHalfway(t *testing.T, p *policy.Policy) {
 	}
 }
 
-// FillTexts leaves no room to keep a policy in until free is called, and no older policy that could make some.
+// FillTexts leaves no room to keep a policy in until free is called.
 func (i *Instance) FillTexts(t *testing.T) (free func()) {
 	t.Helper()
-	must(t, i.dropTexts(func(g uint16) bool { return g == i.live().generation }))
 	const filler = 40_000 // a generation of long ago
-	m := i.maps.PolicyTexts
+	m, inForce := i.maps.PolicyTexts, i.live().generation
+	if err := i.dropTexts(func(g uint16) bool { return g == inForce }); err != nil { // what may make room
+		t.Fatal(err)
+	}
 	for n := range m.MaxEntries() {
 		err := m.Put(limiterPolicyTextKey{Generation: filler, Piece: n + 1}, limiterPolicyPiece{})
 		if listIsFull(err) {

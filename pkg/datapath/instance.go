@@ -152,7 +152,8 @@ func (i *Instance) place() error {
 	return nil
 }
 
-// begin draws the secrets of the hashes and makes generation 1: connections are counted, none is limited.
+// begin draws the secrets of the hashes, finds the clock, and makes generation 1: connections are counted, none is
+// limited.
 func (i *Instance) begin() error {
 	hash, quic := &i.control.Hash, limiterQuicSecret{}
 	words := []*uint64{&hash[0], &hash[1], &hash[2]}
@@ -171,6 +172,13 @@ func (i *Instance) begin() error {
 	}
 	if err := i.maps.QuicSecrets.Put(uint32(0), quic); err != nil {
 		return fmt.Errorf("write secrets: %w", err)
+	}
+	offset, ok, err := measureJiffies(clockTick())
+	if err != nil {
+		return err
+	}
+	if ok {
+		i.control.TickNs, i.control.JiffiesNs = uint64(clockTick()), offset
 	}
 	return i.Apply(ApplyOptions{Policy: policy.Default(nil), By: originOperator})
 }

@@ -14,13 +14,14 @@ import (
 )
 
 type limiterBenchControlWords struct {
-	_        structs.HostLayout
-	Word     uint64
-	Families uint64
-	Hash     [3]uint64
-	Last     uint64
-	Pad      [2]uint64
-	Policies [4]struct {
+	_         structs.HostLayout
+	Word      uint64
+	Families  uint64
+	Hash      [3]uint64
+	Last      uint64
+	TickNs    uint64
+	JiffiesNs uint64
+	Policies  [4]struct {
 		_             structs.HostLayout
 		Mode          uint32
 		OnTableFull   uint32

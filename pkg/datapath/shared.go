@@ -25,13 +25,14 @@ type sharedTables struct {
 }
 
 type sharedControl struct {
-	_        structs.HostLayout
-	Word     uint64
-	Families uint64
-	Hash     hashOdd
-	Last     uint64
-	Pad      [2]uint64
-	Policies [limiterAbiPOLICY_SLOTS]limiterPolicy
+	_         structs.HostLayout
+	Word      uint64
+	Families  uint64
+	Hash      hashOdd
+	Last      uint64
+	TickNs    uint64
+	JiffiesNs uint64
+	Policies  [limiterAbiPOLICY_SLOTS]limiterPolicy
 }
 
 // They do not compile unless the last field lies where the generated one does.
