@@ -225,7 +225,8 @@ enum service_flag {
 	SERVICE_VOLUME = 1, /* some limit counts packets or bytes: every packet is judged */
 	SERVICE_SETS = 2, /* the sets of the source must be known */
 	SERVICE_COUNT_REJECTED = 4,
-	SERVICE_DROPS = 16, /* all its limits drop, and the global ones too */
+	SERVICE_DROPS =
+		16, /* all its limits are of new connections and drop, the global ones too */
 	SERVICE_PLAIN =
 		8, /* at most one limit: per source, new, drop or reset, and no global one */
 };

@@ -145,8 +145,8 @@ static __always_inline __u32 look_at(const struct limit *l, const struct packet 
 /*
  * REASON_UNDER_LIMIT where all limits would admit the packet, else what one that does not says: the one
  * that refused the packet before, if it does so again, for who is over one limit mostly goes on to be,
- * and else the first. That spares a flood of one offender all other looks. Only where all limits drop: the
- * reason and the counter may be a later limit's then, and never what is done.
+ * and else the first. That spares a flood of one offender all other looks. Only where all limits drop new
+ * connections: which limit counts it may depend on what came before, and never the reason or what is done.
  */
 static __always_inline __u32 look_at_all(struct counts *mine, const struct service *s,
 					 const struct packet *p, __u32 slot, __u64 now, __u64 in)

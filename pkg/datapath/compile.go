@@ -148,7 +148,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		plain = plain && isPlain(l)
 		sets = sets || !l.From.IsEmpty() || !l.Except.IsEmpty()
 		volume = volume || l.Kind != policy.KindNew
-		drops = drops && l.Over == policy.OverDrop
+		drops = drops && l.Over == policy.OverDrop && l.Kind == policy.KindNew
 		if l.CountRejected {
 			out.Flags |= uint32(limiterServiceFlagSERVICE_COUNT_REJECTED)
 		}
