@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"time"
 )
 
 // How a slot of the meters is laid out; see bpf/decide.h.
@@ -61,14 +62,21 @@ func swept(slot, now, stale uint64) (next uint64, idle bool) {
 // of is a region's part of the meters.
 func (r region) of(t *sharedTables) []limiterBucket { return t.Meters[r.first:][:r.buckets] }
 
-// clear leaves slots that nobody owns and that owe nothing: as old as any can be told from a coming one.
-func (r region) clear(t *sharedTables, now uint64) {
+// clear leaves slots that nobody owns: of one time, a second ago. Older than any TAT that a charge makes, also by a
+// CPU whose clock is a tick behind: else a source that owes could look older than they are, be evicted before
+// them, and come back owing nothing.
+func (r region) clear(t *sharedTables, unitShift uint8, nowNs uint64) {
+	drained := drainedAt(unitShift, nowNs)
 	buckets := r.of(t)
 	for n := range buckets {
 		for way := range buckets[n].Slot {
-			buckets[n].Slot[way] = now & slotTAT
+			buckets[n].Slot[way] = drained
 		}
 	}
+}
+
+func drainedAt(unitShift uint8, nowNs uint64) uint64 {
+	return (nowNs>>unitShift - uint64(time.Second)>>unitShift - 1) & slotTAT
 }
 
 // bucketOf is the bucket that may hold a key.

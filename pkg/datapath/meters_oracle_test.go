@@ -84,7 +84,7 @@ func (l *meterLab) reset(nowNs uint64, limits ...limiterLimit) *oracle {
 	l.t.Helper()
 	l.useAt(nowNs, limits...)
 	o := newOracle(limits...)
-	o.empty = nowNs>>limits[0].UnitShift - 1
+	o.empty = drainedAt(limits[0].UnitShift, nowNs)
 	return o
 }
 

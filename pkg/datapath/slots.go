@@ -50,7 +50,7 @@ func (i *Instance) write(c *compiled, generation uint16, by string) error {
 // freshen empties the regions, states and counters that the policy is the first to use.
 func (i *Instance) freshen(c *compiled) error {
 	for class, r := range c.fresh {
-		r.clear(i.tables, monotonicNow()>>class.unitShift)
+		r.clear(i.tables, class.unitShift, monotonicNow())
 	}
 	i.raiseHorizons(c)
 	counts, err := i.readTallies()

@@ -39,11 +39,11 @@ func slots(buckets []limiterBucket) []uint64 {
 
 // drain makes every slot of a limit's region ownerless and owe nothing at a time of its clock.
 func drain(t *sharedTables, l *limiterLimit, nowNs uint64) {
-	l.region().clear(t, nowNs>>l.UnitShift-1)
+	l.region().clear(t, l.UnitShift, nowNs)
 }
 
-// drained is the slot of nobody: its TAT has just passed.
-func drained(l *limiterLimit, nowNs uint64) uint64 { return (nowNs>>l.UnitShift - 1) & slotTAT }
+// drained is the slot of nobody: its TAT has passed.
+func drained(l *limiterLimit, nowNs uint64) uint64 { return drainedAt(l.UnitShift, nowNs) }
 
 // perSourceLimit is a limit of new connections of one source as a policy file has it.
 func perSourceLimit(l policy.NewLimit) policy.Limit {
