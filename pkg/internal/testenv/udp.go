@@ -100,9 +100,9 @@ func (r *Receiver) Close() {
 	r.running.Wait()
 }
 
-// SendDatagrams sends payloads out of ns from the address src (one port of the kernel's choice), the n-th to the
+// SendDatagrams sends payloads out of ns from src (port 0 is one of the kernel's choice), the n-th to the
 // n-th of the ports of dst, in turn.
-func SendDatagrams(ns *Namespace, src, dst netip.Addr, ports []uint16, payloads ...[]byte) error {
+func SendDatagrams(ns *Namespace, src netip.AddrPort, dst netip.Addr, ports []uint16, payloads ...[]byte) error {
 	return ns.Do(func() error {
 		family := unix.AF_INET
 		if dst.Is6() {
@@ -113,7 +113,7 @@ func SendDatagrams(ns *Namespace, src, dst netip.Addr, ports []uint16, payloads 
 			return fmt.Errorf("open socket: %w", err)
 		}
 		defer unix.Close(fd)
-		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(src, 0))); err != nil {
+		if err := unix.Bind(fd, sockaddr(src)); err != nil {
 			return fmt.Errorf("bind to %s: %w", src, err)
 		}
 		for n, payload := range payloads {
