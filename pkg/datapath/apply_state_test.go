@@ -12,7 +12,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 
 	"github.com/synward/synward/pkg/policy"
 )
@@ -159,20 +158,15 @@ func (i *Instance) attachmentOf(t *testing.T, ifname string) attachment {
 	return attachment{}
 }
 
-// RunningProgram looks at an attachment: what its link holds, not what is pinned.
+// RunningProgram looks at an attachment: what its hook holds, not what is pinned.
 func (i *Instance) RunningProgram(t *testing.T, ifname string) RunningProgram {
 	t.Helper()
 	at := i.attachmentOf(t, ifname)
-	l, err := link.LoadPinnedLink(i.dir.link(at.key), nil)
+	id, err := i.hookProgram(at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		t.Fatal(err)
-	}
-	prog, err := ebpf.NewProgramFromID(info.Program)
+	prog, err := ebpf.NewProgramFromID(id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +175,7 @@ func (i *Instance) RunningProgram(t *testing.T, ifname string) RunningProgram {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := RunningProgram{ID: info.Program, Pinned: pinned, Recorded: at.record.Features}
+	out := RunningProgram{ID: id, Pinned: pinned, Recorded: at.record.Features}
 	out.Features, out.Bytes = frozenInto(t, prog)
 	return out
 }

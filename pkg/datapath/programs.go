@@ -178,19 +178,19 @@ func (i *Instance) repairPrograms() error {
 		if err != nil {
 			return err
 		}
-		runs, err := i.hookRuns(at, id)
+		running, err := i.hookProgram(at)
 		if err != nil {
 			return err
 		}
-		if runs {
+		if running == id {
 			return os.Rename(next, i.dir.prog(at.key))
 		}
 		return os.Remove(next)
 	})
 }
 
-// hookRuns reports whether the attachment's hook holds this program.
-func (i *Instance) hookRuns(at attachment, id ebpf.ProgramID) (runs bool, err error) {
+// hookProgram is the program that the attachment's hook holds, 0 if none.
+func (i *Instance) hookProgram(at attachment) (id ebpf.ProgramID, err error) {
 	if at.key.hook == hookClsact {
 		err := i.insideNetns(at, func() error {
 			nl := at.device()
@@ -198,19 +198,21 @@ func (i *Instance) hookRuns(at attachment, id ebpf.ProgramID) (runs bool, err er
 				return nil
 			}
 			f, err := findFilter(nl)
-			runs = f != nil && ebpf.ProgramID(f.Id) == id
+			if f != nil {
+				id = ebpf.ProgramID(f.Id)
+			}
 			return err
 		})
-		return runs, err
+		return id, err
 	}
 	l, err := link.LoadPinnedLink(i.dir.link(at.key), nil)
 	if err != nil {
-		return false, fmt.Errorf("open link: %w", err)
+		return 0, fmt.Errorf("open link: %w", err)
 	}
 	defer l.Close()
 	info, err := l.Info()
 	if err != nil {
-		return false, fmt.Errorf("read link: %w", err)
+		return 0, fmt.Errorf("read link: %w", err)
 	}
-	return info.Program == id, nil
+	return info.Program, nil
 }
