@@ -27,8 +27,8 @@ services:
     limits: [{per: source+destination, new: 1/d, burst: 5}, {per: source, new: 2/d, burst: 50}]
 `
 
-// oneSYN is how long an answer may take that is then counted as none.
-const oneSYN = 300 * time.Millisecond
+// oneSYN is how long an answer may take that is then counted as none: less than until a SYN is sent again.
+const oneSYN = 900 * time.Millisecond
 
 // reusedPort is the source port of every connection.
 const reusedPort = 41000
