@@ -31,8 +31,10 @@ type fake struct {
 	findings   []datapath.Finding
 	result     *datapath.AttachResult
 	err        error
+	logDir     string // of the audit log
 	opts       datapath.AttachOptions
 	forgotten  netip.Addr
+	peer       netip.AddrPort
 	changes    int
 	open, dirs []string
 }
@@ -62,6 +64,9 @@ func (f *fake) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, erro
 }
 
 func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.operErr }
+
+func (f *fake) SSHPeer() netip.AddrPort { return f.peer }
+func (f *fake) Generation() uint16      { return f.policy.Generation }
 
 func (f *fake) Detach(_, ifname string) (bool, error) {
 	return slices.ContainsFunc(f.attached, func(i datapath.Interface) bool { return i.Name == ifname }), f.err
@@ -217,8 +222,12 @@ func runWith(t *testing.T, f *fake, args ...string) outcome {
 
 func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
 	t.Helper()
+	if f.logDir == "" {
+		f.logDir = t.TempDir()
+	}
 	var stdout, stderr bytes.Buffer
 	clock := noon()
+	variables := map[string]string{"SUDO_USER": "ann", logDirVariable: f.logDir}
 	ticks := make(chan time.Time)
 	close(ticks)
 	e := &env{
@@ -229,7 +238,7 @@ func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
 			return clock
 		},
 		tick:   func(time.Duration) (<-chan time.Time, func()) { return ticks, func() {} },
-		getenv: func(key string) string { return map[string]string{"SUDO_USER": "ann"}[key] },
+		getenv: func(key string) string { return variables[key] },
 	}
 	adapt(e)
 	code := run(args, e)

@@ -33,7 +33,8 @@ func (ws *worlds) setup(e *testscript.Env) error {
 	exitAtOnce(e)
 	for key, value := range map[string]string{
 		pinDirVariable: filepath.Join(w.bpffs, "synward"), "BPFFS": w.bpffs,
-		"SERVER": "/run/netns/" + w.server, "SERVER_IF": "srv0", "SERVER_IP4": "10.77.0.1", "SERVER_IP6": "fd77::1",
+		logDirVariable: filepath.Join(e.WorkDir, "log"),
+		"SERVER":       "/run/netns/" + w.server, "SERVER_IF": "srv0", "SERVER_IP4": "10.77.0.1", "SERVER_IP6": "fd77::1",
 		"CLIENT": "/run/netns/" + w.client, "CLIENT_IF": "cli0", "CLIENT_IP4": "10.77.0.2", "CLIENT_IP6": "fd77::2",
 	} {
 		e.Setenv(key, value)

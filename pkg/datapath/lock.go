@@ -51,9 +51,18 @@ func (l *lock) release() {
 
 // lockPath gives each instance a lock of its own; a bpffs holds no ordinary file.
 func lockPath(dir pinDir) string {
-	if dir == DefaultPinDir {
-		return filepath.Join(lockDir, "lock")
+	if name := InstanceName(string(dir)); name != "" {
+		return filepath.Join(lockDir, "lock-"+name)
 	}
-	sum := sha256.Sum256([]byte(filepath.Clean(string(dir))))
-	return filepath.Join(lockDir, fmt.Sprintf("lock-%x", sum[:8]))
+	return filepath.Join(lockDir, "lock")
+}
+
+// InstanceName is what the files of an instance are told apart by: empty for DefaultPinDir, else 16 hexadecimal
+// digits of the pin directory's SHA-256.
+func InstanceName(dir string) string {
+	if dir = filepath.Clean(dir); dir != DefaultPinDir {
+		sum := sha256.Sum256([]byte(dir))
+		return fmt.Sprintf("%x", sum[:8])
+	}
+	return ""
 }

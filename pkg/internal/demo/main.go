@@ -48,6 +48,7 @@ func perform(synward string) int {
 	s := &stage{}
 	return s.run(func() {
 		testenv.RequireRoot(s)
+		keepLogs(s)
 		p := newPlay(s, synward)
 		p.attach()
 		p.crowd()
@@ -56,6 +57,19 @@ func perform(synward string) int {
 		p.run("detach", "--all")
 		fmt.Println("\nDone. The namespaces, the pins and the programs are gone.")
 	})
+}
+
+// keepLogs has synward write what it changes down where it goes with the demo.
+func keepLogs(s *stage) {
+	dir, err := os.MkdirTemp("", "synward-demo-")
+	if err != nil {
+		s.Fatalf("make log directory: %v", err)
+	}
+	s.Cleanup(func() { _ = os.RemoveAll(dir) })
+	// All commands are run by this process.
+	if err := os.Setenv("SYNWARD_LOG_DIR", dir); err != nil {
+		s.Fatalf("set log directory: %v", err)
+	}
 }
 
 func newPlay(s *stage, synward string) *play {
