@@ -21,13 +21,17 @@ type world struct {
 }
 
 // worlds numbers them, since scripts run beside each other.
-type worlds struct{ n atomic.Int64 }
+type worlds struct {
+	n atomic.Int64
+	// prefix keeps those of two tests apart.
+	prefix string
+}
 
 // setup gives a script its world: $SERVER and $CLIENT are the files for nsenter --net=, $SERVER_IF and
 // $CLIENT_IF the two ends of the veth, $SERVER_IP4, $CLIENT_IP4, $SERVER_IP6 and $CLIENT_IP6 their
 // addresses, $SYNWARD_PIN_DIR an instance of its own in the bpffs.
 func (ws *worlds) setup(e *testscript.Env) error {
-	id := fmt.Sprintf("synward-cmd-%d-%d-", os.Getpid(), ws.n.Add(1))
+	id := fmt.Sprintf("synward-cmd-%s%d-%d-", ws.prefix, os.Getpid(), ws.n.Add(1))
 	w := world{bpffs: filepath.Join(e.WorkDir, "bpffs"), server: id + "server", client: id + "client"}
 	e.Defer(w.remove)
 	exitAtOnce(e)
