@@ -51,9 +51,19 @@ func (l *lock) release() {
 
 // lockPath gives each instance a lock of its own; a bpffs holds no ordinary file.
 func lockPath(dir pinDir) string {
-	if dir == DefaultPinDir {
+	name := InstanceName(string(dir))
+	if name == "" {
 		return filepath.Join(lockDir, "lock")
 	}
-	sum := sha256.Sum256([]byte(filepath.Clean(string(dir))))
-	return filepath.Join(lockDir, fmt.Sprintf("lock-%x", sum[:8]))
+	return filepath.Join(lockDir, "lock-"+name)
+}
+
+// InstanceName tells instances apart by their pin directories, in names of files: 16 hexadecimal digits, or
+// nothing for DefaultPinDir.
+func InstanceName(dir string) string {
+	if dir == DefaultPinDir {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(filepath.Clean(dir)))
+	return fmt.Sprintf("%x", sum[:8])
 }
