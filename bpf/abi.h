@@ -11,7 +11,7 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 2,
+	ABI_VERSION = 3,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,

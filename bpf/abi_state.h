@@ -150,3 +150,13 @@ struct meta {
 	__u32 pad;
 };
 _Static_assert(sizeof(struct meta) == 8, "meta");
+
+/*
+ * Which instance this is, drawn at random when its maps are made, and how many changes commands have begun:
+ * what is saved names the last change that it holds, so the next command knows whether one was lost.
+ */
+struct change_mark {
+	__u64 instance;
+	__u64 begun;
+};
+_Static_assert(sizeof(struct change_mark) == 16, "change_mark");

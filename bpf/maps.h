@@ -175,3 +175,11 @@ struct {
 	__type(key, struct policy_text_key);
 	__type(value, struct policy_piece);
 } policy_texts SEC(".maps");
+
+/* Written and read by Go only, before each change of what is saved. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct change_mark);
+} changes SEC(".maps");

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"slices"
 
@@ -57,19 +58,21 @@ func runAttach(e *env, cmd *cobra.Command, ifname string, f attachFlags) error {
 			return err
 		}
 	}
+	opts.Keeper = e.store()
 	result, err := e.kernel.Attach(opts)
-	if err != nil {
+	if result == nil {
 		return err
 	}
+	unkept := err
 	tellAttach(e, ifname, result)
 	if err := e.read(func(i instance) error { return tellPolicy(e, i) }); err != nil {
 		return err
 	}
 	if !result.Interface.Armed {
 		e.say("%s is not armed: %s", ifname, result.Interface.Why)
-		return exitError{exitPartly}
+		return errors.Join(unkept, exitError{exitPartly})
 	}
-	return nil
+	return unkept
 }
 
 // options reads what is to be attached, before anything is touched.

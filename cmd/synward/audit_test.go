@@ -84,7 +84,7 @@ func TestWhatChangesIsWrittenDown(t *testing.T) {
 		"attach eth0", "limit default --new 50/s", "limit default --new 50/s", "rollback", "block add 192.0.2.1",
 		"block rm 192.0.2.1", "block rm 192.0.2.1", "allow add 192.0.2.2", "allow rm 192.0.2.2", "forget 192.0.2.1", "confirm",
 		"status", "sources", "block list", "check 192.0.2.1", "policy", "services", "stats", "history", "version",
-		"detach eth1", "detach eth0", "detach --all",
+		"detach eth1", "detach eth0", "detach --all", "restore", "save",
 	} {
 		runIn(t, f, onTheClock, strings.Fields(args)...)
 	}
@@ -101,6 +101,7 @@ func TestWhatChangesIsWrittenDown(t *testing.T) {
 		"forget 192.0.2.1: 3-3 exit 0 ",
 		"detach eth0: 3-3 exit 0 ",
 		"detach --all: 3-3 exit 0 ",
+		"save: 3-3 exit 0 ",
 		"confirm: 3-3 exit 0 ")
 }
 
@@ -170,10 +171,11 @@ func TestAReadingCommandCannotChange(t *testing.T) {
 	f := newFake()
 	r := &recorder{kernel: f, now: noon, readsOnly: true}
 	_, attach := r.Attach(datapath.AttachOptions{})
-	_, detach := r.Detach("", "eth0")
-	_, all := r.DetachAll("")
-	_, open := r.OpenForChange("")
-	for what, err := range map[string]error{"attach": attach, "detach": detach, "detach all": all, "open": open} {
+	_, detach := r.Detach(datapath.DetachOptions{})
+	_, restore := r.Restore(state.RestoreOptions{}, nil)
+	_, open := r.OpenForChange("", nil)
+	save := r.Save("", nil)
+	for what, err := range map[string]error{"attach": attach, "detach": detach, "restore": restore, "save": save, "open": open} {
 		if err == nil {
 			t.Errorf("%s: a reading command may do it", what)
 		}

@@ -30,7 +30,7 @@ func newDetachCmd(e *env) *cobra.Command {
 		ValidArgsFunction: completeInterfaces,
 		RunE: e.asRoot(func(_ *cobra.Command, args []string) error {
 			if all {
-				return runDetachAll(e)
+				return runDetach(e, "")
 			}
 			return runDetach(e, args[0])
 		}),
@@ -40,28 +40,31 @@ func newDetachCmd(e *env) *cobra.Command {
 	return cmd
 }
 
+// runDetach takes the limiter off one interface, or off all without a name.
 func runDetach(e *env, ifname string) error {
-	found, err := e.kernel.Detach(e.pinDir, ifname)
-	if err != nil && !errors.Is(err, datapath.ErrNotAttached) {
+	done, err := e.kernel.Detach(datapath.DetachOptions{PinDir: e.pinDir, Interface: ifname, Keeper: e.store()})
+	if err != nil && !errors.Is(err, datapath.ErrNotAttached) && !errors.Is(err, datapath.ErrUnkept) {
 		return err
 	}
-	if !found {
-		e.say("%s: was not attached, nothing changed", ifname)
-		return nil
+	if len(done.Names) > 0 {
+		e.say("%s: detached", strings.Join(done.Names, ", "))
 	}
-	e.say("%s: detached", ifname)
-	return nil
-}
-
-func runDetachAll(e *env) error {
-	names, err := e.kernel.DetachAll(e.pinDir)
-	if err != nil && !errors.Is(err, datapath.ErrNotAttached) {
+	for _, place := range done.Dismissed {
+		name := place.String()
+		if ifname != "" {
+			name = ifname // it is of this network namespace
+		}
+		e.say("%s: was not attached, and is no longer attached at the next restore", name)
+	}
+	if errors.Is(err, datapath.ErrUnkept) {
 		return err
 	}
-	if len(names) == 0 {
-		e.say("nothing was attached, nothing changed")
-		return nil
+	if len(done.Names) == 0 && len(done.Dismissed) == 0 {
+		what := "nothing was attached"
+		if ifname != "" {
+			what = ifname + ": was not attached"
+		}
+		e.say("%s, nothing changed", what)
 	}
-	e.say("%s: detached", strings.Join(names, ", "))
 	return nil
 }

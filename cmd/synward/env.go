@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,10 +17,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/state"
 )
 
 // pinDirVariable is the environment variable that stands for --pin-dir.
 const pinDirVariable = "SYNWARD_PIN_DIR"
+
+// stateDirVariable is the environment variable for where the state is saved, in place of state.DirOf.
+const stateDirVariable = "SYNWARD_STATE_DIR"
 
 // env is all that a command takes from its surroundings, so that each can be run inside a test.
 type env struct {
@@ -127,12 +132,23 @@ func (e *env) read(f func(instance) error) error {
 	return f(i)
 }
 
-// change opens the instance alone for the time of f.
+// change opens the instance alone for the time of f. What f changed is saved before it returns.
 func (e *env) change(f func(instance) error) error {
-	i, err := e.kernel.OpenForChange(e.pinDir)
+	i, err := e.kernel.OpenForChange(e.pinDir, e.store())
 	if err != nil {
 		return err
 	}
-	defer i.Close()
-	return f(i)
+	return errors.Join(f(i), i.Close())
+}
+
+// stateDir is where the state of the instance is saved.
+func (e *env) stateDir() string {
+	if dir := e.getenv(stateDirVariable); dir != "" {
+		return dir
+	}
+	return state.DirOf(e.pinDir)
+}
+
+func (e *env) store() *state.Store {
+	return state.Open(e.stateDir(), func(line string) { e.say("warning: %s", line) })
 }

@@ -47,7 +47,7 @@ func exitCode(err error) int {
 		return silent.code
 	case errors.As(err, &usage), errors.Is(err, policy.ErrInvalid), errors.Is(err, datapath.ErrInvalid):
 		return exitUsage
-	case errors.Is(err, datapath.ErrUnsettled):
+	case errors.Is(err, datapath.ErrUnsettled), errors.Is(err, datapath.ErrUnkept):
 		return exitPartly
 	case errors.Is(err, datapath.ErrRefused):
 		return exitRefused

@@ -13,6 +13,7 @@ import (
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/policy"
+	"github.com/synward/synward/pkg/state"
 )
 
 // fake is a kernel of plain values. It is its own instance.
@@ -32,6 +33,7 @@ type fake struct {
 	result     *datapath.AttachResult
 	err        error
 	logDir     string // of the audit log
+	restored   []state.Restored
 	opts       datapath.AttachOptions
 	forgotten  netip.Addr
 	peer       netip.AddrPort
@@ -68,23 +70,28 @@ func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.
 func (f *fake) SSHPeer() netip.AddrPort { return f.peer }
 func (f *fake) Generation() uint16      { return f.policy.Generation }
 
-func (f *fake) Detach(_, ifname string) (bool, error) {
-	return slices.ContainsFunc(f.attached, func(i datapath.Interface) bool { return i.Name == ifname }), f.err
+func (f *fake) Detach(o datapath.DetachOptions) (done datapath.Detached, err error) {
+	for _, i := range f.attached {
+		if o.Interface == "" || i.Name == o.Interface {
+			done.Names = append(done.Names, i.Name)
+		}
+	}
+	return done, f.err
 }
 
-func (f *fake) DetachAll(string) ([]string, error) {
-	var names []string
-	for _, i := range f.attached {
-		names = append(names, i.Name)
-	}
-	return names, f.err
+func (f *fake) Save(string, *state.Store) error { return f.err }
+
+func (f *fake) Restore(state.RestoreOptions, *state.Store) ([]state.Restored, error) {
+	return f.restored, f.err
 }
 
 func (f *fake) Doctor(string, string) []datapath.Finding { return f.findings }
 
 func (f *fake) Open(dir string) (instance, error) { return f.opened("read", dir) }
 
-func (f *fake) OpenForChange(dir string) (instance, error) { return f.opened("change", dir) }
+func (f *fake) OpenForChange(dir string, _ datapath.Keeper) (instance, error) {
+	return f.opened("change", dir)
+}
 
 func (f *fake) opened(how, dir string) (instance, error) {
 	f.dirs = append(f.dirs, dir)

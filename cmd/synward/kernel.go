@@ -3,10 +3,12 @@
 package main
 
 import (
+	"errors"
 	"net/netip"
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/policy"
+	"github.com/synward/synward/pkg/state"
 )
 
 // kernel is what package datapath does for the commands; a test puts another in its place. What is added to
@@ -15,15 +17,16 @@ type kernel interface {
 	changer
 	Doctor(pinDir, ifname string) []datapath.Finding
 	Open(pinDir string) (instance, error)
-	OpenForChange(pinDir string) (instance, error)
+	OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error)
 	Operators() ([]datapath.Operator, error)
 	SSHPeer() netip.AddrPort
 }
 
 type changer interface {
 	Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
-	Detach(pinDir, ifname string) (found bool, err error)
-	DetachAll(pinDir string) (names []string, err error)
+	Detach(opts datapath.DetachOptions) (datapath.Detached, error)
+	Save(pinDir string, store *state.Store) error
+	Restore(opts state.RestoreOptions, store *state.Store) ([]state.Restored, error)
 }
 
 // instance is the part of datapath.Instance that commands use.
@@ -64,13 +67,34 @@ func (linux) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
 	return datapath.Attach(opts)
 }
 
-func (linux) Detach(pinDir, ifname string) (bool, error)   { return datapath.Detach(pinDir, ifname) }
-func (linux) DetachAll(pinDir string) ([]string, error)    { return datapath.DetachAll(pinDir) }
+func (linux) Detach(opts datapath.DetachOptions) (datapath.Detached, error) {
+	return datapath.DetachKept(opts)
+}
+
 func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }
 func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
-func (linux) OpenForChange(dir string) (instance, error)   { return opened(datapath.OpenForChange(dir)) }
 func (linux) Operators() ([]datapath.Operator, error)      { return datapath.Operators() }
 func (linux) SSHPeer() netip.AddrPort                      { return datapath.SSHPeer() }
+
+func (linux) OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error) {
+	i, err := datapath.OpenForChange(pinDir)
+	if err == nil {
+		i.KeepWith(keeper)
+	}
+	return opened(i, err)
+}
+
+func (linux) Save(pinDir string, store *state.Store) error {
+	i, err := datapath.OpenForChange(pinDir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(store.Save(i), i.Close())
+}
+
+func (linux) Restore(opts state.RestoreOptions, store *state.Store) ([]state.Restored, error) {
+	return store.Restore(opts)
+}
 
 // opened keeps a nil pointer from becoming an instance that is not nil.
 func opened(i *datapath.Instance, err error) (instance, error) {

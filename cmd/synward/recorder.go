@@ -9,6 +9,7 @@ import (
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/policy"
+	"github.com/synward/synward/pkg/state"
 )
 
 // recorder is the kernel that every command gets. It hands everything on and keeps in mind whether something was
@@ -42,7 +43,7 @@ func (r *recorder) note(changed bool, err error) {
 		datapath.ErrRefused, datapath.ErrInvalid, datapath.ErrUnsupported, datapath.ErrNotAttached,
 		datapath.ErrFull, policy.ErrInvalid,
 	} {
-		if errors.Is(err, nothing) && !errors.Is(err, datapath.ErrUnsettled) {
+		if errors.Is(err, nothing) && !errors.Is(err, datapath.ErrUnsettled) && !errors.Is(err, datapath.ErrUnkept) {
 			return
 		}
 	}
@@ -77,38 +78,52 @@ func (r *recorder) Attach(o datapath.AttachOptions) (result *datapath.AttachResu
 	}
 	r.outside(o.PinDir, func() (bool, error) {
 		result, err = r.kernel.Attach(o)
-		return err == nil && !result.Unchanged, err
+		return result != nil && !result.Unchanged, err
 	})
 	return result, err
 }
 
-func (r *recorder) Detach(pinDir, ifname string) (found bool, err error) {
+func (r *recorder) Detach(o datapath.DetachOptions) (done datapath.Detached, err error) {
 	if r.readsOnly {
-		return false, errReadsOnly()
+		return done, errReadsOnly()
 	}
-	r.outside(pinDir, func() (bool, error) {
-		found, err = r.kernel.Detach(pinDir, ifname)
-		return found, err
+	r.outside(o.PinDir, func() (bool, error) {
+		done, err = r.kernel.Detach(o)
+		return len(done.Names)+len(done.Dismissed) > 0, err
 	})
-	return found, err
+	return done, err
 }
 
-func (r *recorder) DetachAll(pinDir string) (names []string, err error) {
+func (r *recorder) Save(pinDir string, store *state.Store) (err error) {
+	if r.readsOnly {
+		return errReadsOnly()
+	}
+	r.outside(pinDir, func() (bool, error) {
+		err = r.kernel.Save(pinDir, store)
+		return true, err
+	})
+	return err
+}
+
+func (r *recorder) Restore(o state.RestoreOptions, store *state.Store) (all []state.Restored, err error) {
 	if r.readsOnly {
 		return nil, errReadsOnly()
 	}
-	r.outside(pinDir, func() (bool, error) {
-		names, err = r.kernel.DetachAll(pinDir)
-		return len(names) > 0, err
+	r.outside(o.PinDir, func() (changed bool, _ error) {
+		all, err = r.kernel.Restore(o, store)
+		for _, one := range all {
+			changed = changed || one.Result != nil && !one.Result.Unchanged
+		}
+		return changed, err
 	})
-	return names, err
+	return all, err
 }
 
-func (r *recorder) OpenForChange(pinDir string) (instance, error) {
+func (r *recorder) OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error) {
 	if r.readsOnly {
 		return nil, errReadsOnly()
 	}
-	i, err := r.kernel.OpenForChange(pinDir)
+	i, err := r.kernel.OpenForChange(pinDir, keeper)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,8 @@ func exitAtOnce(e *testscript.Env) { e.Setenv("GORACE", "atexit_sleep_ms=0") }
 //	client CODE COMMAND...  the same inside the client's
 //	until PATTERN COMMAND...  runs it inside the server's until what it prints matches
 //	serve PORT...           listens there until the script ends
+//	reboot                  takes away all that the kernel holds of the instance, as a reboot does
+//	damage DIR              changes a byte of the newest state that is saved there
 //	login PORT              somebody logs in there by SSH, from the client, and stays
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	within := func(variable string) func(*testscript.TestScript, bool, []string) {
@@ -75,6 +77,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"exits": exits, "server": within("SERVER"), "client": within("CLIENT"), "until": until, "serve": serve, "login": login,
+		"reboot": reboot, "damage": damage,
 	}
 }
 

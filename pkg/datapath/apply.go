@@ -33,7 +33,7 @@ func (i *Instance) Apply(o ApplyOptions) error {
 	if l, now := i.live(), monotonicNow(); l.pending(now) {
 		return i.refusePending(l, now)
 	}
-	if err := i.leaveBehind(); err != nil {
+	if err := errors.Join(i.leaveBehind(), i.beginOther()); err != nil {
 		return err
 	}
 	before := i.live()
@@ -163,6 +163,9 @@ func (i *Instance) keepTexts(inForce uint16) error {
 // Confirm keeps a policy and attachments that wait for it. found is false where nothing does: it was
 // confirmed before, or its time is over and the policy before it is back.
 func (i *Instance) Confirm() (found bool, err error) {
+	if err := i.beginOther(); err != nil {
+		return false, err
+	}
 	l := i.live()
 	if l.pending(monotonicNow()) {
 		// The word first: programs take a moment, in which its time may be over.
@@ -179,6 +182,9 @@ func (i *Instance) Confirm() (found bool, err error) {
 // confirmation, or did when the instance was opened, counts as the one in force: it goes at once. It
 // returns the policy that is in force now.
 func (i *Instance) Rollback(n int, by string) (*policy.Policy, error) {
+	if err := i.beginOther(); err != nil {
+		return nil, err
+	}
 	l := i.live()
 	if l.pending(monotonicNow()) && n == 1 {
 		if !i.swap(l, live{generation: l.fallback}) {

@@ -45,15 +45,33 @@ func Attach(opts AttachOptions) (*AttachResult, error) {
 		l.release()
 		return nil, err
 	}
-	defer i.Close()
 	a := &attacher{Instance: i, opts: opts, nl: nl, cookie: cookie, created: created}
-	if err := a.run(); err != nil {
-		if created {
-			return nil, errors.Join(err, dir.remove())
-		}
-		return nil, err
+	if err := errors.Join(a.fill(), a.beginOther()); err != nil {
+		return nil, errors.Join(err, a.undo())
 	}
-	return &a.result, nil
+	i.KeepWith(opts.Keeper)
+	if err := a.run(); err != nil {
+		return nil, errors.Join(err, a.undo())
+	}
+	return &a.result, i.Close()
+}
+
+// fill brings back what was kept, where nothing is attached.
+func (a *attacher) fill() error {
+	there, err := a.dir.attachments()
+	if err != nil || len(there) > 0 || a.opts.Keeper == nil {
+		return err
+	}
+	return a.opts.Keeper.Fill(a.Instance, a.opts.Policy != nil || a.opts.Limit != nil)
+}
+
+// undo leaves no instance behind that was not there before.
+func (a *attacher) undo() error {
+	if !a.created {
+		return a.Close()
+	}
+	a.KeepWith(nil)
+	return errors.Join(a.Close(), a.dir.remove())
 }
 
 // checkAttach finds everything that can be found wrong before anything is touched.
@@ -70,7 +88,7 @@ func checkAttach(dir pinDir, opts AttachOptions) (netlink.Link, uint64, error) {
 	}
 	nl, err := netlink.LinkByName(opts.Interface)
 	if err != nil {
-		return nil, 0, fail(ErrInvalid, "interface %s: %v; `ip link` lists them", opts.Interface, err)
+		return nil, 0, fail(errors.Join(ErrInvalid, ErrNoInterface), "interface %s: %v; `ip link` lists them", opts.Interface, err)
 	}
 	if err := dir.checkFS(); err != nil {
 		return nil, 0, err

@@ -15,11 +15,15 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrInvalid: what was asked for does not exist or makes no sense.
 	ErrInvalid = errors.New("invalid")
+	// ErrNoInterface: there is no interface of that name.
+	ErrNoInterface = errors.New("no such interface")
 	// ErrUnsupported: this kernel or interface cannot do it.
 	ErrUnsupported = errors.New("not supported here")
 	// ErrUnsettled: the change is in force, and what has to be done behind it is not all done; the next
 	// change does the rest.
 	ErrUnsettled = errors.New("not settled")
+	// ErrUnkept: the change is in force, and was not saved: a reboot would lose it.
+	ErrUnkept = errors.New("not saved")
 	// ErrFull: the list holds as many entries as it was sized for.
 	ErrFull = errors.New("full")
 )

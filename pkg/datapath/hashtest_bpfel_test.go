@@ -19,6 +19,12 @@ type hashTestAddr struct {
 	Word   [4]uint32
 }
 
+type hashTestChangeMark struct {
+	_        structs.HostLayout
+	Instance uint64
+	Begun    uint64
+}
+
 type hashTestControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
@@ -271,6 +277,7 @@ const (
 	hashTestMapAllowPrefixes   = "allow_prefixes"
 	hashTestMapBlockHosts      = "block_hosts"
 	hashTestMapBlockPrefixes   = "block_prefixes"
+	hashTestMapChanges         = "changes"
 	hashTestMapCounters        = "counters"
 	hashTestMapHashLimit       = "hash_limit"
 	hashTestMapInterfaces      = "interfaces"
@@ -351,6 +358,7 @@ type hashTestMapSpecs struct {
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	HashLimit       *ebpf.MapSpec `ebpf:"hash_limit"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
@@ -407,6 +415,7 @@ type hashTestMaps struct {
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	HashLimit       *ebpf.Map `ebpf:"hash_limit"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
@@ -432,6 +441,7 @@ func (m *hashTestMaps) Close() error {
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
+		m.Changes,
 		m.Counters,
 		m.HashLimit,
 		m.Interfaces,

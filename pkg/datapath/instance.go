@@ -18,6 +18,7 @@ type Instance struct {
 	*memory
 	// waited: a policy waited for its confirmation when the instance was opened.
 	waited bool
+	log    changeLog
 }
 
 // newInstance takes over the maps: they are closed with it, and here if it fails.
@@ -27,7 +28,14 @@ func newInstance(dir pinDir, l *lock, m *mapSet) (*Instance, error) {
 		m.close()
 		return nil, err
 	}
-	return &Instance{dir: dir, lock: l, maps: m, memory: memory, waited: memory.live().pending(monotonicNow())}, nil
+	i := &Instance{dir: dir, lock: l, maps: m, memory: memory, waited: memory.live().pending(monotonicNow())}
+	mark, err := i.mark()
+	if err != nil {
+		i.release()
+		return nil, err
+	}
+	i.log.opened = changeOf(mark)
+	return i, nil
 }
 
 // Open opens an instance for reading, beside other readers. ErrNotAttached if there is none.
@@ -155,8 +163,8 @@ func (i *Instance) place() error {
 // begin draws the secrets of the hashes, finds the clock, and makes generation 1: connections are counted, none is
 // limited.
 func (i *Instance) begin() error {
-	hash, quic := &i.control.Hash, limiterQuicSecret{}
-	words := []*uint64{&hash[0], &hash[1], &hash[2]}
+	hash, quic, mark := &i.control.Hash, limiterQuicSecret{}, limiterChangeMark{}
+	words := []*uint64{&hash[0], &hash[1], &hash[2], &mark.Instance}
 	for n := range quic.Key {
 		words = append(words, &quic.Key[n])
 	}
@@ -173,6 +181,10 @@ func (i *Instance) begin() error {
 	if err := i.maps.QuicSecrets.Put(uint32(0), quic); err != nil {
 		return fmt.Errorf("write secrets: %w", err)
 	}
+	if err := i.putMark(mark); err != nil {
+		return err
+	}
+	i.log.opened = changeOf(mark)
 	offset, ok, err := measureJiffies(clockTick())
 	if err != nil {
 		return err
@@ -183,15 +195,17 @@ func (i *Instance) begin() error {
 	return i.Apply(ApplyOptions{Policy: policy.Default(nil), By: originOperator})
 }
 
-// Close releases the lock and the maps. The kernel keeps enforcing. It may be called again.
+// Close tells the keeper what was changed, and releases the lock and the maps. The kernel keeps enforcing. It
+// may be called again. ErrUnkept: the keeper failed.
 func (i *Instance) Close() error {
 	if i.lock == nil {
 		return nil
 	}
+	err := i.tellKeeper()
 	i.release()
 	i.lock.release()
 	i.lock = nil
-	return nil
+	return err
 }
 
 // release lets go of the maps and of the memory that they are mapped to.

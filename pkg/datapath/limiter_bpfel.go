@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 2
+	limiterAbiABI_VERSION       limiterAbi = 3
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -53,6 +53,12 @@ type limiterAddr struct {
 type limiterBucket struct {
 	_    structs.HostLayout
 	Slot [8]uint64
+}
+
+type limiterChangeMark struct {
+	_        structs.HostLayout
+	Instance uint64
+	Begun    uint64
 }
 
 type limiterControlWords struct {
@@ -496,6 +502,7 @@ const (
 	limiterMapAllowPrefixes   = "allow_prefixes"
 	limiterMapBlockHosts      = "block_hosts"
 	limiterMapBlockPrefixes   = "block_prefixes"
+	limiterMapChanges         = "changes"
 	limiterMapCounters        = "counters"
 	limiterMapInterfaces      = "interfaces"
 	limiterMapLimitBases      = "limit_bases"
@@ -577,6 +584,7 @@ type limiterMapSpecs struct {
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -632,6 +640,7 @@ type limiterMaps struct {
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -655,6 +664,7 @@ func (m *limiterMaps) Close() error {
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
+		m.Changes,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,

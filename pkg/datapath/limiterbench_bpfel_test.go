@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type limiterBenchChangeMark struct {
+	_        structs.HostLayout
+	Instance uint64
+	Begun    uint64
+}
+
 type limiterBenchControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
@@ -245,6 +251,7 @@ const (
 	limiterBenchMapAllowPrefixes   = "allow_prefixes"
 	limiterBenchMapBlockHosts      = "block_hosts"
 	limiterBenchMapBlockPrefixes   = "block_prefixes"
+	limiterBenchMapChanges         = "changes"
 	limiterBenchMapCounters        = "counters"
 	limiterBenchMapInterfaces      = "interfaces"
 	limiterBenchMapLimitBases      = "limit_bases"
@@ -332,6 +339,7 @@ type limiterBenchMapSpecs struct {
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -387,6 +395,7 @@ type limiterBenchMaps struct {
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -410,6 +419,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
+		m.Changes,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,

@@ -40,6 +40,8 @@ func (i *Instance) list(l List) listMaps {
 	return listMaps{limiterListIdLIST_BLOCK, i.maps.BlockHosts, i.maps.BlockPrefixes}
 }
 
+func (m listMaps) maps() []*ebpf.Map { return []*ebpf.Map{m.hosts, m.prefixes} }
+
 // place says which map a prefix lives in and its key there: hosts and IPv6 /64s in the hash.
 func (m listMaps) place(p netip.Prefix) (*ebpf.Map, limiterPrefixKey) {
 	key := limiterPrefixKey{Prefixlen: uint32(p.Bits()), Addr: dataAddr(p.Addr())}
@@ -64,6 +66,9 @@ func (m listMaps) prefixOf(key limiterPrefixKey, trie bool) (netip.Prefix, bool)
 // Add puts entries on a list; one that is there already is replaced and keeps its hits. All are
 // added or none: ErrFull names the first that did not fit.
 func (i *Instance) Add(l List, entries []Entry) error {
+	if err := i.beginChange(); err != nil {
+		return err
+	}
 	index := listIndex{i.memory}
 	m := i.list(l)
 	var undo []func() error
@@ -81,6 +86,7 @@ func (i *Instance) Add(l List, entries []Entry) error {
 		}
 		undo = append(undo, back)
 	}
+	i.logList(ListChange{List: l, Added: entries})
 	return nil
 }
 
@@ -121,7 +127,7 @@ func listIsFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is
 
 // sweepExpired deletes the entries of a list that have ended, with their notes, and counts them.
 func (i *Instance) sweepExpired(m listMaps) (swept int) {
-	for _, from := range []*ebpf.Map{m.hosts, m.prefixes} {
+	for _, from := range m.maps() {
 		var key limiterPrefixKey
 		var value limiterListEntry
 		var gone []limiterPrefixKey
@@ -199,8 +205,12 @@ func (i *Instance) note(key limiterListNoteKey) (limiterListNote, error) {
 // Remove takes prefixes off a list and counts those that were on it. What the policy in force names stays
 // as the policy says, and is not counted.
 func (i *Instance) Remove(l List, prefixes []netip.Prefix) (removed int, err error) {
+	if err := i.beginChange(); err != nil {
+		return 0, err
+	}
 	m := i.list(l)
-	for _, p := range prefixes {
+	for n, p := range prefixes {
+		i.logList(ListChange{List: l, Removed: prefixes[n : n+1]})
 		target, key := m.place(p.Masked())
 		e, found, err := m.exact(target, key)
 		if err != nil {
@@ -232,7 +242,7 @@ func (i *Instance) unlist(target *ebpf.Map, key limiterPrefixKey, e limiterListE
 func (i *Instance) Entries(l List) ([]Entry, error) {
 	m := i.list(l)
 	var out []Entry
-	for _, from := range []*ebpf.Map{m.hosts, m.prefixes} {
+	for _, from := range m.maps() {
 		var key limiterPrefixKey
 		var value limiterListEntry
 		iter := from.Iterate()
@@ -275,11 +285,15 @@ func (i *Instance) holds(v limiterListEntry) bool {
 
 // entry is an entry as it is shown: as the policy's, where the policy names it, for that lasts the longest.
 func (i *Instance) entry(m listMaps, p netip.Prefix, key limiterPrefixKey, v limiterListEntry) Entry {
-	e := Entry{Prefix: p, Scope: ScopeAll, Origin: originOperator, Hits: v.Hits}
 	if i.byPolicy(v) {
-		e.Origin = originPolicy
-		return e
+		return Entry{Prefix: p, Scope: ScopeAll, Origin: originPolicy, Hits: v.Hits}
 	}
+	return i.listedEntry(m, p, key, v)
+}
+
+// listedEntry is the part of an entry that somebody put there.
+func (i *Instance) listedEntry(m listMaps, p netip.Prefix, key limiterPrefixKey, v limiterListEntry) Entry {
+	e := Entry{Prefix: p, Scope: ScopeAll, Origin: originOperator, Hits: v.Hits}
 	if v.Scope == uint8(limiterScopeSCOPE_NEW) {
 		e.Scope = ScopeNew
 	}

@@ -47,7 +47,7 @@ func (i *Instance) setPolicyBit(l List, prefixes []netip.Prefix, slot uint32) er
 // clearPolicyBit takes a slot's bit off every entry of a list, and entries away that nobody names any more.
 func (i *Instance) clearPolicyBit(l List, slot uint32) error {
 	m := i.list(l)
-	for _, from := range []*ebpf.Map{m.hosts, m.prefixes} {
+	for _, from := range m.maps() {
 		keys, err := marked(from, slot)
 		if err != nil {
 			return err

@@ -41,6 +41,7 @@ type mapSet struct {
 	Interfaces      *ebpf.Map
 	ServiceNames    *ebpf.Map
 	PolicyTexts     *ebpf.Map
+	Changes         *ebpf.Map
 }
 
 // byName walks the fields under the names that the pins and the commands share.
@@ -67,6 +68,7 @@ func (m *mapSet) byName() map[string]**ebpf.Map {
 		limiterMapInterfaces:      &m.Interfaces,
 		limiterMapServiceNames:    &m.ServiceNames,
 		limiterMapPolicyTexts:     &m.PolicyTexts,
+		limiterMapChanges:         &m.Changes,
 	}
 }
 

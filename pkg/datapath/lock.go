@@ -51,18 +51,19 @@ func (l *lock) release() {
 
 // lockPath gives each instance a lock of its own; a bpffs holds no ordinary file.
 func lockPath(dir pinDir) string {
-	if name := InstanceName(string(dir)); name != "" {
-		return filepath.Join(lockDir, "lock-"+name)
+	name := InstanceName(string(dir))
+	if name == "" {
+		return filepath.Join(lockDir, "lock")
 	}
-	return filepath.Join(lockDir, "lock")
+	return filepath.Join(lockDir, "lock-"+name)
 }
 
-// InstanceName is what the files of an instance are told apart by: empty for DefaultPinDir, else 16 hexadecimal
-// digits of the pin directory's SHA-256.
+// InstanceName tells instances apart by their pin directories, in names of files: 16 hexadecimal digits, or
+// nothing for DefaultPinDir.
 func InstanceName(dir string) string {
-	if dir = filepath.Clean(dir); dir != DefaultPinDir {
-		sum := sha256.Sum256([]byte(dir))
-		return fmt.Sprintf("%x", sum[:8])
+	if dir == DefaultPinDir {
+		return ""
 	}
-	return ""
+	sum := sha256.Sum256([]byte(filepath.Clean(dir)))
+	return fmt.Sprintf("%x", sum[:8])
 }

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type metersTestChangeMark struct {
+	_        structs.HostLayout
+	Instance uint64
+	Begun    uint64
+}
+
 type metersTestControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
@@ -287,6 +293,7 @@ const (
 	metersTestMapAllowPrefixes   = "allow_prefixes"
 	metersTestMapBlockHosts      = "block_hosts"
 	metersTestMapBlockPrefixes   = "block_prefixes"
+	metersTestMapChanges         = "changes"
 	metersTestMapCounters        = "counters"
 	metersTestMapInterfaces      = "interfaces"
 	metersTestMapLimitBases      = "limit_bases"
@@ -369,6 +376,7 @@ type metersTestMapSpecs struct {
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -427,6 +435,7 @@ type metersTestMaps struct {
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -452,6 +461,7 @@ func (m *metersTestMaps) Close() error {
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
+		m.Changes,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,

@@ -89,3 +89,53 @@ func noteNetns(path, name string, cookies map[uint64]bool, found map[uint64]foun
 	})
 	_ = err // a namespace that ended meanwhile, or is closed to us, is just not found
 }
+
+// netnsOfInit is where the network namespace that the machine boots with can be found.
+const netnsOfInit = "/proc/1/ns/net"
+
+// lastingNames gives the namespaces with these cookies names that hold over a reboot: empty for that of process
+// 1, else the one in /run/netns. What has no name is left out.
+func lastingNames(cookies map[uint64]bool) (map[uint64]string, error) {
+	names := map[uint64]string{}
+	named, _ := filepath.Glob("/run/netns/*")
+	for _, path := range append([]string{netnsOfInit}, named...) {
+		if len(names) == len(cookies) {
+			break
+		}
+		var cookie uint64
+		err := inNetns(path, func() (err error) {
+			cookie, err = netnsCookie()
+			return err
+		})
+		if err != nil || !cookies[cookie] {
+			continue // ended meanwhile, or closed to us
+		}
+		if _, known := names[cookie]; !known {
+			names[cookie] = ""
+			if path != netnsOfInit {
+				names[cookie] = filepath.Base(path)
+			}
+		}
+	}
+	return names, nil
+}
+
+// OwnNetns is the caller's network namespace as Place names it. ok is false where it has no name.
+func OwnNetns() (name string, ok bool, err error) {
+	cookie, err := netnsCookie()
+	if err != nil {
+		return "", false, err
+	}
+	names, err := lastingNames(map[uint64]bool{cookie: true})
+	name, ok = names[cookie]
+	return name, ok, err
+}
+
+// InNetns runs fn in a network namespace that Place names. fs.ErrNotExist: there is none of that name now.
+func InNetns(name string, fn func() error) error {
+	path := netnsOfInit
+	if name != "" {
+		path = filepath.Join("/run/netns", name)
+	}
+	return inNetns(path, fn)
+}

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type quicTestChangeMark struct {
+	_        structs.HostLayout
+	Instance uint64
+	Begun    uint64
+}
+
 type quicTestControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
@@ -308,6 +314,7 @@ const (
 	quicTestMapAllowPrefixes   = "allow_prefixes"
 	quicTestMapBlockHosts      = "block_hosts"
 	quicTestMapBlockPrefixes   = "block_prefixes"
+	quicTestMapChanges         = "changes"
 	quicTestMapCounters        = "counters"
 	quicTestMapInterfaces      = "interfaces"
 	quicTestMapLimitBases      = "limit_bases"
@@ -407,6 +414,7 @@ type quicTestMapSpecs struct {
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -474,6 +482,7 @@ type quicTestMaps struct {
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -498,6 +507,7 @@ func (m *quicTestMaps) Close() error {
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
+		m.Changes,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type rivalTestChangeMark struct {
+	_        structs.HostLayout
+	Instance uint64
+	Begun    uint64
+}
+
 type rivalTestControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
@@ -245,6 +251,7 @@ const (
 	rivalTestMapAllowPrefixes   = "allow_prefixes"
 	rivalTestMapBlockHosts      = "block_hosts"
 	rivalTestMapBlockPrefixes   = "block_prefixes"
+	rivalTestMapChanges         = "changes"
 	rivalTestMapCounters        = "counters"
 	rivalTestMapInterfaces      = "interfaces"
 	rivalTestMapLimitBases      = "limit_bases"
@@ -327,6 +334,7 @@ type rivalTestMapSpecs struct {
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
+	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -383,6 +391,7 @@ type rivalTestMaps struct {
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
+	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -406,6 +415,7 @@ func (m *rivalTestMaps) Close() error {
 		m.AllowPrefixes,
 		m.BlockHosts,
 		m.BlockPrefixes,
+		m.Changes,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,

@@ -72,6 +72,8 @@ type AttachOptions struct {
 	Confirm time.Duration
 	// By is who attaches, kept for people.
 	By string
+	// Keeper keeps what is attached over a reboot; nil: nobody does.
+	Keeper Keeper
 }
 
 // Attempt is one mode that was tried and why it was not taken.

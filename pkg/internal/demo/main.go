@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -31,9 +32,11 @@ type play struct {
 	pair    *testenv.Pair
 	synward string
 	pinDir  string
-	server  *testenv.Server
-	polite  netip.Addr
-	hammer  netip.Addr
+	// stateDir keeps the demo's state and log out of those of the machine.
+	stateDir string
+	server   *testenv.Server
+	polite   netip.Addr
+	hammer   netip.Addr
 }
 
 func main() {
@@ -48,7 +51,6 @@ func perform(synward string) int {
 	s := &stage{}
 	return s.run(func() {
 		testenv.RequireRoot(s)
-		keepLogs(s)
 		p := newPlay(s, synward)
 		p.attach()
 		p.crowd()
@@ -59,23 +61,10 @@ func perform(synward string) int {
 	})
 }
 
-// keepLogs has synward write what it changes down where it goes with the demo.
-func keepLogs(s *stage) {
-	dir, err := os.MkdirTemp("", "synward-demo-")
-	if err != nil {
-		s.Fatalf("make log directory: %v", err)
-	}
-	s.Cleanup(func() { _ = os.RemoveAll(dir) })
-	// All commands are run by this process.
-	if err := os.Setenv("SYNWARD_LOG_DIR", dir); err != nil {
-		s.Fatalf("set log directory: %v", err)
-	}
-}
-
 func newPlay(s *stage, synward string) *play {
 	hammer := netip.MustParseAddr("10.77.0.66")
 	p := &play{
-		stage: s, synward: synward, pinDir: testenv.BPFFS(s) + "/synward",
+		stage: s, synward: synward, pinDir: testenv.BPFFS(s) + "/synward", stateDir: s.TempDir(),
 		pair: testenv.NewPair(s, testenv.PairOptions{ClientAddrs: []netip.Addr{hammer}}), hammer: hammer,
 	}
 	p.polite = p.pair.ClientIP4
@@ -87,17 +76,24 @@ func newPlay(s *stage, synward string) *play {
 // run types one synward command inside the server's namespace and shows it with its output.
 func (p *play) run(args ...string) {
 	fmt.Printf("\n# synward %s\n", strings.Join(args, " "))
-	cmd := p.pair.Server.Command(p.synward, append(args, "--pin-dir", p.pinDir)...)
+	cmd := p.command(args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 	if err := cmd.Run(); err != nil {
 		p.Fatalf("synward %s: %v", args[0], err)
 	}
 }
 
+// command is synward in the server's namespace, with an instance and a state of its own.
+func (p *play) command(args ...string) *exec.Cmd {
+	cmd := p.pair.Server.Command(p.synward, append(args, "--pin-dir", p.pinDir)...)
+	cmd.Env = append(os.Environ(), "SYNWARD_STATE_DIR="+p.stateDir, "SYNWARD_LOG_DIR="+p.stateDir)
+	return cmd
+}
+
 func (p *play) attach() {
 	p.run("attach", p.pair.ServerIf, "--new", fmt.Sprintf("%d/s", limitPerSecond), "--burst", fmt.Sprint(burst))
 	p.Cleanup(func() {
-		_ = p.pair.Server.Command(p.synward, "detach", "--all", "--pin-dir", p.pinDir).Run()
+		_ = p.command("detach", "--all").Run()
 	})
 }
 

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/policy"
+)
+
+// An entry is one line of fields with tabs between them:
+//
+//	list prefix scope expires created hits origin by reason
+//
+// Times are UNIX nanoseconds, and 0 where there is none; by and reason are quoted as in Go.
+const entryFields = 9
+
+func appendEntry(b []byte, l datapath.List, e datapath.Entry) []byte {
+	b = append(b, l.String()...)
+	b = append(b, '\t')
+	b = e.Prefix.AppendTo(b)
+	b = append(b, '\t')
+	b = append(b, e.Scope...)
+	b = append(b, '\t')
+	b = strconv.AppendInt(b, unixNano(e.Expires), 10)
+	b = append(b, '\t')
+	b = strconv.AppendInt(b, unixNano(e.Created), 10)
+	b = append(b, '\t')
+	b = strconv.AppendUint(b, e.Hits, 10)
+	b = append(b, '\t')
+	b = append(b, e.Origin...)
+	b = append(b, '\t')
+	b = strconv.AppendQuote(b, e.By)
+	b = append(b, '\t')
+	return strconv.AppendQuote(b, e.Reason)
+}
+
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func timeOf(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns)
+}
+
+func parseEntry(line string) (l datapath.List, e datapath.Entry, err error) {
+	fields := strings.Split(line, "\t")
+	if len(fields) != entryFields {
+		return l, e, fmt.Errorf("%w entry: %d fields", errDamaged, len(fields))
+	}
+	if l, e.Prefix, err = parseListed(fields[0], fields[1]); err != nil {
+		return l, e, err
+	}
+	e.Scope, e.Origin = datapath.Scope(fields[2]), fields[6]
+	var expires, created int64
+	var failed [5]error
+	expires, failed[0] = strconv.ParseInt(fields[3], 10, 64)
+	created, failed[1] = strconv.ParseInt(fields[4], 10, 64)
+	e.Hits, failed[2] = strconv.ParseUint(fields[5], 10, 64)
+	e.By, failed[3] = strconv.Unquote(fields[7])
+	e.Reason, failed[4] = strconv.Unquote(fields[8])
+	for _, err := range failed {
+		if err != nil {
+			return l, e, fmt.Errorf("%w entry: %w", errDamaged, err)
+		}
+	}
+	if e.Scope != datapath.ScopeAll && e.Scope != datapath.ScopeNew {
+		return l, e, fmt.Errorf("%w entry: scope %q", errDamaged, e.Scope)
+	}
+	e.Expires, e.Created = timeOf(expires), timeOf(created)
+	return l, e, nil
+}
+
+func parseListed(list, prefix string) (l datapath.List, p netip.Prefix, err error) {
+	switch list {
+	case datapath.Allow.String():
+		l = datapath.Allow
+	case datapath.Block.String():
+		l = datapath.Block
+	default:
+		return l, p, fmt.Errorf("%w entry: list %q", errDamaged, list)
+	}
+	if p, err = policy.ParsePrefix(prefix); err != nil {
+		return l, p, fmt.Errorf("%w entry: %w", errDamaged, err)
+	}
+	return l, p, nil
+}
+
+// listed is what an entry is known by.
+type listed struct {
+	list   datapath.List
+	prefix netip.Prefix
+}
