@@ -134,6 +134,7 @@ need() {
 		need_root_tree
 		need_qemu
 		command_of mkfs.ext4 e2fsprogs
+		command_of cpio cpio
 		;;
 	*)
 		echo "setup: unknown target $1 (build demo test generate fmt lint check test-vm packages test-packages test-boot)" >&2
