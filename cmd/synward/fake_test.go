@@ -32,9 +32,11 @@ type fake struct {
 	findings   []datapath.Finding
 	result     *datapath.AttachResult
 	err        error
+	logDir     string // of the audit log
 	restored   []state.Restored
 	opts       datapath.AttachOptions
 	forgotten  netip.Addr
+	peer       netip.AddrPort
 	changes    int
 	open, dirs []string
 }
@@ -64,6 +66,9 @@ func (f *fake) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, erro
 }
 
 func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.operErr }
+
+func (f *fake) SSHPeer() netip.AddrPort { return f.peer }
+func (f *fake) Generation() uint16      { return f.policy.Generation }
 
 func (f *fake) Detach(o datapath.DetachOptions) (done datapath.Detached, err error) {
 	for _, i := range f.attached {
@@ -224,8 +229,12 @@ func runWith(t *testing.T, f *fake, args ...string) outcome {
 
 func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
 	t.Helper()
+	if f.logDir == "" {
+		f.logDir = t.TempDir()
+	}
 	var stdout, stderr bytes.Buffer
 	clock := noon()
+	variables := map[string]string{"SUDO_USER": "ann", logDirVariable: f.logDir}
 	ticks := make(chan time.Time)
 	close(ticks)
 	e := &env{
@@ -236,7 +245,7 @@ func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
 			return clock
 		},
 		tick:   func(time.Duration) (<-chan time.Time, func()) { return ticks, func() {} },
-		getenv: func(key string) string { return map[string]string{"SUDO_USER": "ann"}[key] },
+		getenv: func(key string) string { return variables[key] },
 	}
 	adapt(e)
 	code := run(args, e)
