@@ -62,7 +62,7 @@ test-vm: ## Run the kernel-dependent tests on other kernels in QEMU (KERNELS="6.
 
 bench-check: ## Hold the cost of each path against its goal (needs root)
 	@scripts/setup.sh test
-	go test -run '^$$' -bench 'BenchmarkCost|BenchmarkScaling' -benchtime 1x ./pkg/datapath
+	go test -run '^$$' -bench 'BenchmarkCost|BenchmarkScaling|BenchmarkAddBesideAMillion' -benchtime 1x ./pkg/datapath ./pkg/state
 
 budget: ## Write down anew what the programs cost the verifier on other kernels (KERNELS=)
 	@scripts/setup.sh test-vm

@@ -17,7 +17,8 @@ import (
 //
 //	list prefix scope expires created hits origin by reason
 //
-// Times are UNIX nanoseconds, and 0 where there is none; by and reason are quoted as in Go.
+// expires is in UNIX nanoseconds, created in seconds, as the kernel's notes have it; both are 0 where there is none. by
+// and reason are quoted as in Go.
 const entryFields = 9
 
 func appendEntry(b []byte, l datapath.List, e datapath.Entry) []byte {
@@ -27,9 +28,9 @@ func appendEntry(b []byte, l datapath.List, e datapath.Entry) []byte {
 	b = append(b, '\t')
 	b = append(b, e.Scope...)
 	b = append(b, '\t')
-	b = strconv.AppendInt(b, unixNano(e.Expires), 10)
+	b = strconv.AppendInt(b, inUnix(e.Expires, time.Time.UnixNano), 10)
 	b = append(b, '\t')
-	b = strconv.AppendInt(b, unixNano(e.Created), 10)
+	b = strconv.AppendInt(b, inUnix(e.Created, time.Time.Unix), 10)
 	b = append(b, '\t')
 	b = strconv.AppendUint(b, e.Hits, 10)
 	b = append(b, '\t')
@@ -40,18 +41,18 @@ func appendEntry(b []byte, l datapath.List, e datapath.Entry) []byte {
 	return strconv.AppendQuote(b, e.Reason)
 }
 
-func unixNano(t time.Time) int64 {
+func inUnix(t time.Time, in func(time.Time) int64) int64 {
 	if t.IsZero() {
 		return 0
 	}
-	return t.UnixNano()
+	return in(t)
 }
 
-func timeOf(ns int64) time.Time {
-	if ns == 0 {
+func timeOf(seconds, ns int64) time.Time {
+	if seconds == 0 && ns == 0 {
 		return time.Time{}
 	}
-	return time.Unix(0, ns)
+	return time.Unix(seconds, ns)
 }
 
 func parseEntry(line string) (l datapath.List, e datapath.Entry, err error) {
@@ -78,7 +79,7 @@ func parseEntry(line string) (l datapath.List, e datapath.Entry, err error) {
 	if e.Scope != datapath.ScopeAll && e.Scope != datapath.ScopeNew {
 		return l, e, fmt.Errorf("%w entry: scope %q", errDamaged, e.Scope)
 	}
-	e.Expires, e.Created = timeOf(expires), timeOf(created)
+	e.Expires, e.Created = timeOf(0, expires), timeOf(created, 0)
 	return l, e, nil
 }
 

@@ -131,27 +131,28 @@ func (s *Store) replay(h *head) (map[listed]*datapath.Entry, error) {
 	defer f.Close()
 	var step []string
 	var sum uint32
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
-		line := lines.Text()
-		if _, crc, ok := parseEnd(line); ok {
-			if crc != sum {
-				break
-			}
-			if err := take(out, step); err != nil {
-				return nil, err
-			}
-			step, sum = step[:0], 0
+	lines := bufio.NewReaderSize(f, maxLine)
+	for {
+		bytes, err := lines.ReadSlice('\n')
+		if err == io.EOF && len(bytes) == 0 && len(step) == 0 {
+			return out, nil
+		}
+		line := strings.TrimSuffix(string(bytes), "\n")
+		_, crc, end := parseEnd(line)
+		if err != nil || end && crc != sum {
+			s.warn(fmt.Sprintf("%s ends in the middle of a change: that one is left out", s.path(h.Journal)))
+			return out, nil
+		}
+		if !end {
+			sum = crc32.Update(sum, crcTable, bytes)
+			step = append(step, line)
 			continue
 		}
-		sum = crc32.Update(crc32.Update(sum, crcTable, lines.Bytes()), crcTable, []byte{'\n'})
-		step = append(step, line)
+		if err := take(out, step); err != nil {
+			return nil, err
+		}
+		step, sum = step[:0], 0
 	}
-	if len(step) > 0 || lines.Err() != nil {
-		s.warn(fmt.Sprintf("%s ends in the middle of a change: that one is left out", s.path(h.Journal)))
-	}
-	return out, nil
 }
 
 func take(out map[listed]*datapath.Entry, step []string) error {
