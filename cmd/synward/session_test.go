@@ -32,7 +32,7 @@ func ways() []way {
 		// With a server of its own, which belongs to no session.
 		tmux = "tmux -f /dev/null -S $WORK/tmux new-session " + shell
 		// sudo hands on neither where the test's programs are nor which instance is theirs.
-		sudo = "sudo -n env PATH=$PATH SYNWARD_PIN_DIR=$SYNWARD_PIN_DIR GORACE=$GORACE "
+		sudo = "sudo -n env PATH=$PATH " + worldVariables
 	)
 	return []way{
 		{name: "plainly", shell: shell}, {name: "by sudo", shell: shell, before: sudo, six: true},
@@ -134,7 +134,7 @@ func (s *session) begin(ts *testscript.TestScript, neg bool, args []string) {
 	}) {
 		ts.Fatalf("sshd does not listen")
 	}
-	shell := os.Expand("cd $WORK && TERM=xterm PATH=$PATH SYNWARD_PIN_DIR=$SYNWARD_PIN_DIR GORACE=$GORACE "+s.shell, ts.Getenv)
+	shell := os.Expand("cd $WORK && TERM=xterm PATH=$PATH "+worldVariables+s.shell, ts.Getenv)
 	s.in = inNetns(ts, "CLIENT", &s.out, "ssh", "-F", "none", "-tt", "-p", "2222", "-i", ts.MkAbs("user"),
 		"-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "StrictHostKeyChecking=no",
 		"-o", "UserKnownHostsFile=/dev/null", "-o", "GlobalKnownHostsFile=/dev/null", "root@"+ts.Getenv("HOST"), shell)

@@ -27,6 +27,9 @@ type worlds struct {
 	prefix string
 }
 
+// worldVariables hands a world on to a command whose environment begins anew.
+const worldVariables = "SYNWARD_PIN_DIR=$SYNWARD_PIN_DIR SYNWARD_STATE_DIR=$SYNWARD_STATE_DIR SYNWARD_LOG_DIR=$SYNWARD_LOG_DIR GORACE=$GORACE "
+
 // setup gives a script its world: $SERVER and $CLIENT are the files for nsenter --net=, $SERVER_IF and
 // $CLIENT_IF the two ends of the veth, $SERVER_IP4, $CLIENT_IP4, $SERVER_IP6 and $CLIENT_IP6 their
 // addresses, $SYNWARD_PIN_DIR an instance of its own in the bpffs, $SYNWARD_STATE_DIR where it is saved.

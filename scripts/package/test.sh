@@ -195,6 +195,10 @@ test_deb() {
 
 	inside dpkg -i "$(copied "$(package v0.9.1 deb)")" >"$work/log" 2>&1 || fail "upgrade: $(cat "$work/log")"
 	says 'v0\.9\.1' inside synward version
+	# A build that knows no upgrade is told so, and installed all the same.
+	if inside synward help | grep -q '^  upgrade '; then
+		! grep -q 'limits in force are still' "$work/log" || fail "upgrade: $(cat "$work/log")"
+	fi
 	in_force
 	[ "$(inside sh -c 'ls /sys/fs/bpf/synward/links')" = "$(awk '{ print $2 }' <<<"$before")" ] || fail "the upgrade attached anew"
 	inside systemctl disable synward-restore.service 2>/dev/null
