@@ -60,7 +60,7 @@ func first() error {
 		"systemctl is-active synward-restore.service",
 		"ip link add late0 type veth peer name late1",
 		"synward attach srv0 -f /etc/policy.yaml",
-		"synward attach late0",
+		"synward attach late0 --mode tc",
 		"synward block add "+hammerFrom+" --for 1h --reason 'hammers'",
 		"synward block add 203.0.113.0/24 --for 2h",
 		"synward block add 2001:db8:7::/64 --for 90m --scope new",

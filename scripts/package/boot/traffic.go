@@ -105,7 +105,8 @@ func limitHolds() error {
 	return nil
 }
 
-// lateInterface: what comes after the network is attached by its unit, and what was never attached is left alone.
+// lateInterface: what comes after the network is attached by its unit, as it was before: by TC, whose modules the
+// kernel has to load for it. What was never attached is left alone.
 func lateInterface() error {
 	if err := script("ip link add late0 type veth peer name late1", "ip link add stranger0 type veth peer name stranger1"); err != nil {
 		return err
@@ -122,6 +123,9 @@ func lateInterface() error {
 		return strings.Contains(text, "ActiveState=inactive") && strings.Contains(text, "Result=success"), err
 	})
 	if err != nil {
+		return err
+	}
+	if err := script("{ synward status || test $? = 4; } | grep '^late0  *tc  *yes '"); err != nil {
 		return err
 	}
 	if _, err := judgedOn("stranger0"); err == nil {
