@@ -30,6 +30,7 @@ type fake struct {
 	local      netip.AddrPort // that was checked
 	findings   []datapath.Finding
 	result     *datapath.AttachResult
+	upgraded   *datapath.Upgraded
 	err        error
 	opts       datapath.AttachOptions
 	forgotten  netip.Addr
@@ -73,6 +74,11 @@ func (f *fake) DetachAll(string) ([]string, error) {
 		names = append(names, i.Name)
 	}
 	return names, f.err
+}
+
+func (f *fake) Upgrade(dir string) (*datapath.Upgraded, error) {
+	f.dirs = append(f.dirs, dir)
+	return f.upgraded, f.err
 }
 
 func (f *fake) Doctor(string, string) []datapath.Finding { return f.findings }

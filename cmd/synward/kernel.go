@@ -14,6 +14,7 @@ type kernel interface {
 	Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
 	Detach(pinDir, ifname string) (found bool, err error)
 	DetachAll(pinDir string) (names []string, err error)
+	Upgrade(pinDir string) (*datapath.Upgraded, error)
 	Doctor(pinDir, ifname string) []datapath.Finding
 	Open(pinDir string) (instance, error)
 	OpenForChange(pinDir string) (instance, error)
@@ -49,8 +50,12 @@ func (linux) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
 	return datapath.Attach(opts)
 }
 
-func (linux) Detach(pinDir, ifname string) (bool, error)   { return datapath.Detach(pinDir, ifname) }
-func (linux) DetachAll(pinDir string) ([]string, error)    { return datapath.DetachAll(pinDir) }
+func (linux) Detach(pinDir, ifname string) (bool, error) { return datapath.Detach(pinDir, ifname) }
+func (linux) DetachAll(pinDir string) ([]string, error)  { return datapath.DetachAll(pinDir) }
+func (linux) Upgrade(pinDir string) (*datapath.Upgraded, error) {
+	return datapath.Upgrade(pinDir)
+}
+
 func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }
 func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
 func (linux) OpenForChange(dir string) (instance, error)   { return opened(datapath.OpenForChange(dir)) }

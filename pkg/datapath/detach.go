@@ -43,7 +43,10 @@ func detach(dir pinDir, everything bool, match func(at attachment, own uint64) b
 	if err != nil {
 		return nil, err
 	}
-	i, err := openLocked(dir, l)
+	var i *Instance
+	if _, err = dir.finishUpgrade(); err == nil {
+		i, err = openLocked(dir, l)
+	}
 	if err == nil {
 		defer i.Close()
 		return i.detach(own, match)

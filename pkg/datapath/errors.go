@@ -20,6 +20,8 @@ var (
 	// ErrUnsettled: the change is in force, and what has to be done behind it is not all done; the next
 	// change does the rest.
 	ErrUnsettled = errors.New("not settled")
+	// ErrOtherABI: another version of synward made the maps; Upgrade carries them over.
+	ErrOtherABI = errors.New("another version")
 	// ErrFull: the list holds as many entries as it was sized for.
 	ErrFull = errors.New("full")
 )

@@ -44,7 +44,13 @@ func open(dir pinDir, exclusive bool) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	i, err := openLocked(dir, l)
+	if exclusive {
+		_, err = dir.finishUpgrade()
+	}
+	var i *Instance
+	if err == nil {
+		i, err = openLocked(dir, l)
+	}
 	if err != nil {
 		l.release()
 		return nil, err
@@ -77,14 +83,17 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 		return nil, err
 	}
 	if !there {
-		return nil, fmt.Errorf("%w; try: synward attach IFACE --new 50/s", ErrNotAttached)
+		return nil, errNotAttached()
 	}
 	keys, err := dir.attachments()
 	if err != nil {
 		return nil, err
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%w; try: synward attach IFACE --new 50/s", ErrNotAttached)
+		return nil, errNotAttached()
+	}
+	if unfinished, err := dir.unfinished(); err != nil || unfinished != "" {
+		return nil, errors.Join(err, errors.New("an upgrade was killed before its end, limits are in force; to finish it: synward upgrade"))
 	}
 	m, err := openMaps(dir)
 	if err != nil {
@@ -97,6 +106,9 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 // leaves them, are taken up again with all that is in them, if they are whole; else a new instance is
 // made, whole or not at all.
 func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
+	if _, err := dir.finishUpgrade(); err != nil {
+		return nil, false, err
+	}
 	i, err = openLocked(dir, l)
 	if err == nil {
 		return i, false, errors.Join(dir.sweep(), i.tidy())
@@ -107,7 +119,11 @@ func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 	if there, err := dir.exists(); err != nil {
 		return nil, false, err
 	} else if there {
-		if m, err := openMaps(dir); err == nil {
+		m, err := openMaps(dir)
+		if errors.Is(err, ErrOtherABI) {
+			return nil, false, err
+		}
+		if err == nil {
 			if err := dir.sweep(); err != nil {
 				m.close()
 				return nil, false, err
@@ -152,9 +168,16 @@ func (i *Instance) place() error {
 	return nil
 }
 
-// begin draws the secrets of the hashes, finds the clock, and makes generation 1: connections are counted, none is
-// limited.
+// begin makes generation 1 of a new instance: connections are counted, none is limited.
 func (i *Instance) begin() error {
+	if err := i.beginMaps(); err != nil {
+		return err
+	}
+	return i.Apply(ApplyOptions{Policy: policy.Default(nil), By: originOperator})
+}
+
+// beginMaps draws the secrets of the hashes, and finds the clock.
+func (i *Instance) beginMaps() error {
 	hash, quic := &i.control.Hash, limiterQuicSecret{}
 	words := []*uint64{&hash[0], &hash[1], &hash[2]}
 	for n := range quic.Key {
@@ -180,7 +203,11 @@ func (i *Instance) begin() error {
 	if ok {
 		i.control.TickNs, i.control.JiffiesNs = uint64(clockTick()), offset
 	}
-	return i.Apply(ApplyOptions{Policy: policy.Default(nil), By: originOperator})
+	return nil
+}
+
+func errNotAttached() error {
+	return fmt.Errorf("%w; try: synward attach IFACE --new 50/s", ErrNotAttached)
 }
 
 // Close releases the lock and the maps. The kernel keeps enforcing. It may be called again.
