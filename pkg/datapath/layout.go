@@ -21,6 +21,12 @@ var layoutEnums = []string{
 	"abi", "reason", "action", "scope", "list_id", "limit_kind", "limit_per", "interface_flag", "source_flag", "policy_text",
 }
 
+// rebuiltMaps hold nothing that a version which does not know them would have to carry over: it is made anew, or
+// forgotten without harm.
+var rebuiltMaps = []string{
+	limiterMapMeta, pinControl, pinTables, limiterMapLocals, limiterMapSets, limiterMapQuicSecrets, limiterMapQuicRecent,
+}
+
 // layout says where in the values of an instance's maps each field lies. It is read from pins: input.
 type layout struct{ types *btf.Spec }
 
@@ -45,6 +51,11 @@ func layoutBytes() ([]byte, error) {
 			return nil, fmt.Errorf("describe map %s: %w", pin, err)
 		}
 		if err := add("value_"+pin, value); err != nil {
+			return nil, fmt.Errorf("describe map %s: %w", pin, err)
+		}
+	}
+	for _, pin := range rebuiltMaps {
+		if err := add("rebuilt_"+pin, &btf.Void{}); err != nil {
 			return nil, fmt.Errorf("describe map %s: %w", pin, err)
 		}
 	}
@@ -133,6 +144,12 @@ func (l *layout) has(pin string) bool {
 	return err == nil
 }
 
+// rebuilt: what is in this map need not be carried over.
+func (l *layout) rebuilt(pin string) bool {
+	_, err := l.typedef("rebuilt_" + pin)
+	return err == nil
+}
+
 func (l *layout) key(pin string) (btf.Type, error)   { return l.typedef("key_" + pin) }
 func (l *layout) value(pin string) (btf.Type, error) { return l.typedef("value_" + pin) }
 
@@ -165,13 +182,6 @@ func (l *layout) number(enum, name string) (uint32, error) {
 	return uint32(n), nil
 }
 
-// fields are all that a type consists of.
-func fields(t btf.Type) ([]field, error) {
-	var out []field
-	err := addFields(&out, t, "", 0)
-	return out, err
-}
-
 // field is one number, or one run of bytes, of a value.
 type field struct {
 	path     string
@@ -179,55 +189,70 @@ type field struct {
 	text     bool // bytes, and no number
 }
 
-// maxFields bounds what a layout can make us do; the largest value that is taken apart has 400.
-const maxFields = 1 << 14
+// fields are all that a type consists of.
+func fields(t btf.Type) ([]field, error) {
+	var w fieldWalk
+	err := w.add(t, "", 0)
+	return w.found, err
+}
 
-func addFields(out *[]field, t btf.Type, path string, at uint32) error {
-	if len(*out) > maxFields {
+// maxFields bounds what a layout can make us do; the largest value that is taken apart has 400.
+const maxFields = 1 << 13
+
+// fieldWalk takes a type apart.
+type fieldWalk struct {
+	found []field
+	steps int
+}
+
+func (w *fieldWalk) add(t btf.Type, path string, at uint32) error {
+	if w.steps++; w.steps > maxFields {
 		return fmt.Errorf("read layout: %s has too many fields", path)
 	}
 	switch t := btf.UnderlyingType(t).(type) {
 	case *btf.Int:
-		*out = append(*out, field{path: path, at: at, size: t.Size})
+		w.found = append(w.found, field{path: path, at: at, size: t.Size})
 	case *btf.Enum:
-		*out = append(*out, field{path: path, at: at, size: t.Size})
+		w.found = append(w.found, field{path: path, at: at, size: t.Size})
 	case *btf.Struct:
-		for _, m := range t.Members {
-			if m.BitfieldSize != 0 || m.Offset%8 != 0 {
-				return fmt.Errorf("read layout: %s.%s is no whole bytes", path, m.Name)
-			}
-			if err := addFields(out, m.Type, join(path, m.Name), at+m.Offset.Bytes()); err != nil {
-				return err
-			}
-		}
+		return w.addMembers(t, path, at)
 	case *btf.Array:
-		return addElements(out, t, path, at)
+		return w.addElements(t, path, at)
 	default:
 		return fmt.Errorf("read layout: %s is a %T", path, t)
 	}
 	return nil
 }
 
-func addElements(out *[]field, t *btf.Array, path string, at uint32) error {
-	size, err := btf.Sizeof(t.Type)
-	if err != nil {
-		return fmt.Errorf("read layout: %w", err)
-	}
-	if number, ok := btf.UnderlyingType(t.Type).(*btf.Int); ok && number.Size == 1 {
-		*out = append(*out, field{path: path, at: at, size: t.Nelems, text: true})
-		return nil
-	}
-	for n := range t.Nelems {
-		if err := addFields(out, t.Type, fmt.Sprintf("%s[%d]", path, n), at+n*uint32(size)); err != nil {
+func (w *fieldWalk) addMembers(t *btf.Struct, path string, at uint32) error {
+	for _, m := range t.Members {
+		if m.BitfieldSize != 0 || m.Offset%8 != 0 {
+			return fmt.Errorf("read layout: %s.%s is no whole bytes", path, m.Name)
+		}
+		name := m.Name
+		if path != "" {
+			name = path + "." + name
+		}
+		if err := w.add(m.Type, name, at+m.Offset.Bytes()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func join(path, name string) string {
-	if path == "" {
-		return name
+func (w *fieldWalk) addElements(t *btf.Array, path string, at uint32) error {
+	size, err := btf.Sizeof(t.Type)
+	if err != nil {
+		return fmt.Errorf("read layout: %w", err)
 	}
-	return path + "." + name
+	if number, ok := btf.UnderlyingType(t.Type).(*btf.Int); ok && number.Size == 1 {
+		w.found = append(w.found, field{path: path, at: at, size: t.Nelems, text: true})
+		return nil
+	}
+	for n := range t.Nelems {
+		if err := w.add(t.Type, fmt.Sprintf("%s[%d]", path, n), at+n*uint32(size)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

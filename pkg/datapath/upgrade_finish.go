@@ -16,6 +16,9 @@ import (
 // finishUpgrade does what an upgrade has to do after its commit, and removes what one left that was killed before
 // it. Both directories are read by their layouts, so that either version can do it. Each step may be done again.
 func (d pinDir) finishUpgrade() (finished bool, err error) {
+	if there, err := d.exists(); err != nil || !there {
+		return false, err
+	}
 	suffix, err := d.unfinished()
 	if err != nil {
 		return false, err

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/synward/synward/pkg/policy"
 )
 
@@ -93,25 +95,40 @@ func (s *source) checkSizes() error {
 
 // checkMaps refuses maps of which this version does not know what they are for, unless nothing is in them.
 func (s *source) checkMaps() error {
-	for name := range s.maps {
-		if s.own.has(name) {
+	for name, m := range s.maps {
+		if s.own.has(name) || s.rebuilt(name) {
 			continue
 		}
-		m, err := s.need(name)
+		empty, err := isEmpty(m)
 		if err != nil {
 			return err
 		}
-		err = eachBatch(m.Map, func(b *rawBatch, n int) error {
-			if m.MaxEntries() == 0 || !isZero(b.valueAt[:n*b.size]) {
-				return fmt.Errorf("map %s holds what this version knows nothing of", name)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
+		if !empty {
+			return fmt.Errorf("map %s holds what this version knows nothing of", name)
 		}
 	}
 	return nil
+}
+
+// isEmpty: a map has no entry, an array nothing but zeros.
+func isEmpty(m *ebpf.Map) (bool, error) {
+	if m.Type() != ebpf.Array && m.Type() != ebpf.PerCPUArray {
+		err := m.NextKey(nil, make([]byte, m.KeySize()))
+		if err == nil || isMissing(err) {
+			return err != nil, nil
+		}
+		return false, fmt.Errorf("read %s: %w", m, err)
+	}
+	for at := range m.MaxEntries() {
+		raw, err := m.LookupBytes(at)
+		if err != nil {
+			return false, fmt.Errorf("read %s: %w", m, err)
+		}
+		if !isZero(raw) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func (s *source) readControl() (err error) {
