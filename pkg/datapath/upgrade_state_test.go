@@ -4,6 +4,8 @@ package datapath
 
 import (
 	"errors"
+	"path/filepath"
+	"testing"
 
 	"github.com/vishvananda/netlink"
 )
@@ -32,4 +34,24 @@ func AttachByClsact(dir, ifname string) (err error) {
 	}
 	a := &attacher{Instance: i, opts: AttachOptions{PinDir: dir, Interface: ifname}, nl: nl, cookie: cookie}
 	return errors.Join(a.tryHook(ModeTC, hookClsact), i.Close())
+}
+
+// UpgradeLeft says how far a killed upgrade came.
+func UpgradeLeft(t *testing.T, dir string) string {
+	t.Helper()
+	suffix, err := pinDir(dir).unfinished()
+	if err != nil {
+		t.Fatal(err)
+	}
+	staging, err := filepath.Glob(dir + stagingMark + "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch {
+	case suffix != "":
+		return "behind the commit"
+	case len(staging) > 0:
+		return "pins made"
+	}
+	return "nothing to see"
 }
