@@ -28,7 +28,7 @@ func readingCommands() []string {
 func changingCommands() []string {
 	return []string{
 		"attach", "detach", "apply", "confirm", "rollback", "limit", "allow add", "allow rm", "block add", "block rm", "forget",
-		"save", "restore",
+		"save", "restore", "upgrade",
 	}
 }
 

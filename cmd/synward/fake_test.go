@@ -31,6 +31,7 @@ type fake struct {
 	local      netip.AddrPort // that was checked
 	findings   []datapath.Finding
 	result     *datapath.AttachResult
+	upgraded   *datapath.Upgraded
 	err        error
 	logDir     string // of the audit log
 	restored   []state.Restored
@@ -83,6 +84,11 @@ func (f *fake) Save(string, *state.Store) error { return f.err }
 
 func (f *fake) Restore(state.RestoreOptions, *state.Store) ([]state.Restored, error) {
 	return f.restored, f.err
+}
+
+func (f *fake) Upgrade(dir string) (*datapath.Upgraded, error) {
+	f.dirs = append(f.dirs, dir)
+	return f.upgraded, f.err
 }
 
 func (f *fake) Doctor(string, string) []datapath.Finding { return f.findings }

@@ -25,6 +25,7 @@ type kernel interface {
 type changer interface {
 	Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
 	Detach(opts datapath.DetachOptions) (datapath.Detached, error)
+	Upgrade(pinDir string) (*datapath.Upgraded, error)
 	Save(pinDir string, store *state.Store) error
 	Restore(opts state.RestoreOptions, store *state.Store) ([]state.Restored, error)
 }
@@ -69,6 +70,10 @@ func (linux) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
 
 func (linux) Detach(opts datapath.DetachOptions) (datapath.Detached, error) {
 	return datapath.DetachKept(opts)
+}
+
+func (linux) Upgrade(pinDir string) (*datapath.Upgraded, error) {
+	return datapath.Upgrade(pinDir)
 }
 
 func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }

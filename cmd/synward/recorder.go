@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/synward/synward/pkg/datapath"
@@ -90,6 +91,21 @@ func (r *recorder) Detach(o datapath.DetachOptions) (done datapath.Detached, err
 	r.outside(o.PinDir, func() (bool, error) {
 		done, err = r.kernel.Detach(o)
 		return len(done.Names)+len(done.Dismissed) > 0, err
+	})
+	return done, err
+}
+
+func (r *recorder) Upgrade(pinDir string) (done *datapath.Upgraded, err error) {
+	if r.readsOnly {
+		return nil, errReadsOnly()
+	}
+	r.outside(pinDir, func() (changed bool, _ error) {
+		done, err = r.kernel.Upgrade(pinDir)
+		if done != nil {
+			swapped := func(one datapath.UpgradedInterface) bool { return one.Swapped }
+			changed = done.Finished || done.From != done.To || slices.ContainsFunc(done.Interfaces, swapped)
+		}
+		return changed, err
 	})
 	return done, err
 }
