@@ -15,7 +15,10 @@ import (
 const (
 	dialTimeout = 300 * time.Millisecond
 	dialPause   = 20 * time.Millisecond
-	deadline    = 60 * time.Second
+	// A busy host makes the VM so slow that a command takes half a minute.
+	deadline = 5 * time.Minute
+	// askPause keeps what is asked from taking the time of what is waited for.
+	askPause = time.Second
 )
 
 // listen accepts connections and closes them, until it is killed.
@@ -94,6 +97,6 @@ func waitFor(what string, ask func() (bool, error)) error {
 		if time.Now().After(end) {
 			return fmt.Errorf("waited %s for %s: %v", deadline, what, err)
 		}
-		time.Sleep(dialPause)
+		time.Sleep(askPause)
 	}
 }
