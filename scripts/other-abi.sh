@@ -4,6 +4,7 @@
 # other-abi.sh: compiles the programs with another layout of what is pinned, for the tests of `upgrade`: fields
 # that are new, in another order, of another size, and values that mean another thing. The result is built
 # with the tag otherabi only. Run by go generate in pkg/datapath.
+# shellcheck disable=SC2016 # what stands in single quotes is for perl
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

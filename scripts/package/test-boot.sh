@@ -4,8 +4,8 @@
 # test-boot.sh [KERNEL...]: installs the deb in a VM with Debian's systemd, sets limits, reboots for real, and looks
 # what came back and whether a packet came first (default kernel: 6.1).
 #
-# Needs root, to unpack a Debian. It takes one and a half minutes a kernel on an idle machine with two CPUs, without KVM, and six on a busy one. scripts/package/boot has what
-# runs in the VM.
+# Needs root, to unpack a Debian. Without KVM it takes one and a half minutes a kernel on an idle machine with two
+# CPUs, and up to six on a busy one. scripts/package/boot has what runs in the VM.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/sbin:/sbin
