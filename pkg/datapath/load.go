@@ -193,7 +193,7 @@ func errNotOurMap(path string, err error) error {
 // readABI says which version of the maps lies in dir. The first 32 bits of meta say so in all versions.
 func readABI(dir pinDir) (uint32, error) {
 	path := filepath.Join(dir.maps(), limiterMapMeta)
-	m, err := ebpf.LoadPinnedMap(path, nil)
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
 		return 0, errNotOurMap(path, err)
 	}

@@ -132,9 +132,10 @@ func (l *upgradeLab) afterKill(n int) (added []netip.Prefix) {
 // `upgrade` is killed at any moment, in both directions: limits are in force all the time, each command that
 // follows works or says what to type, and the next `upgrade` finishes what was begun with nothing lost.
 func TestKillUpgrade(t *testing.T) {
+	other := otherSynward(t)
 	for _, mode := range []string{"native", "clsact"} {
 		t.Run(mode, func(t *testing.T) {
-			l := newUpgradeLab(t, upgradeModes()[mode])
+			l := newUpgradeLab(t, other, upgradeModes()[mode])
 			s := l.startStream(l.frames())
 			whole, late := l.durations(true)
 			l.mustUpgrade(false)

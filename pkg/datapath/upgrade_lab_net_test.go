@@ -66,9 +66,9 @@ func upgradePolicy() string {
 	return b.String()
 }
 
-func newUpgradeLab(t *testing.T, attach func(b *bench)) *upgradeLab {
+func newUpgradeLab(t *testing.T, other string, attach func(b *bench)) *upgradeLab {
 	t.Helper()
-	l := &upgradeLab{bench: newStreamBench(t), other: otherSynward(t)}
+	l := &upgradeLab{bench: newStreamBench(t), other: other}
 	l.second = &bench{Pair: testenv.NewPair(t, testenv.PairOptions{GRO: true}), t: t, pinDir: l.pinDir}
 	attach(l.bench)
 	attach(l.second)
@@ -141,14 +141,14 @@ func (l *upgradeLab) upgradeHere() *datapath.Upgraded {
 	return done
 }
 
-// there and back: by the other version and by this one.
+// thereAndBack upgrades by the other version and by this one.
 func (l *upgradeLab) thereAndBack() {
 	l.t.Helper()
 	l.mustRun("upgrade")
 	l.upgradeHere()
 }
 
-// memory is what an instance remembers, as people see it; counts are in it, for nothing may be lost.
+// remembered is what an instance remembers, as people see it; counts are in it, for nothing may be lost.
 type remembered struct {
 	Allow, Block []datapath.Entry
 	Kept         []datapath.Applied
@@ -274,7 +274,7 @@ func (l *upgradeLab) friends() (n uint64) {
 	return n
 }
 
-// modes are how the lab may be attached: on kernels of today clsact is never taken by itself.
+// upgradeModes are how the lab may be attached: on kernels of today clsact is never taken by itself.
 func upgradeModes() map[string]func(b *bench) {
 	modes := map[string]func(b *bench){"clsact": func(b *bench) {
 		if err := b.Server.Do(func() error { return datapath.AttachByClsact(b.pinDir, b.ServerIf) }); err != nil {
@@ -288,13 +288,13 @@ func upgradeModes() map[string]func(b *bench) {
 }
 
 func eachUpgradeMode(t *testing.T, test func(t *testing.T, l *upgradeLab)) {
-	modes := upgradeModes()
+	modes, other := upgradeModes(), otherSynward(t)
 	names := []string{}
 	for name := range modes {
 		names = append(names, name)
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		t.Run(name, func(t *testing.T) { test(t, newUpgradeLab(t, modes[name])) })
+		t.Run(name, func(t *testing.T) { test(t, newUpgradeLab(t, other, modes[name])) })
 	}
 }
