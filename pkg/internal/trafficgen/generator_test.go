@@ -17,7 +17,7 @@ import (
 	"github.com/synward/synward/pkg/internal/testenv"
 )
 
-const deadline = 5 * time.Second
+const deadline = 30 * time.Second
 
 // lab is a pair whose server counts what arrives.
 type lab struct {
