@@ -37,6 +37,9 @@ const (
 	unitBytes = 64
 )
 
+// maxHorizonNs is as far ahead as any TAT may be, 146 years: horizons are rounded up to powers of four.
+const maxHorizonNs = 1 << 62
+
 // maxDebtBursts is how many bursts a key of bytes_out may owe, as far as a slot can hold them: what was sent is owed
 // whatever the burst, and yet nobody is to be refused for ever.
 const maxDebtBursts = 64
@@ -142,8 +145,10 @@ func (c *compiledLimit) inUnits(l policy.Limit) error {
 		return err
 	}
 	// A TAT may be as far ahead as a burst takes, or one buffer that is larger than that.
-	farthest := max(c.Capacity, c.Debt, c.largest()) << c.UnitShift
-	c.Stale = (horizonCeiling(farthest) + uint64(time.Second)) >> c.UnitShift
+	c.Debt = min(c.Debt, maxHorizonNs>>c.UnitShift)
+	farthest := min(max(c.Capacity, c.Debt, c.largest()), maxHorizonNs>>c.UnitShift) << c.UnitShift
+	// Another CPU may be a tick, or a unit, behind.
+	c.Stale = max((horizonCeiling(farthest)+uint64(time.Second))>>c.UnitShift, farthest>>c.UnitShift+1)
 	c.buckets = regionBuckets(interval(l))
 	return nil
 }
