@@ -21,6 +21,8 @@ type kernel interface {
 	Save(pinDir string, store *state.Store) error
 	Restore(opts state.RestoreOptions, store *state.Store) ([]state.Restored, error)
 	Operators() ([]datapath.Operator, error)
+	CanCloseSockets() error
+	CloseSockets(chosen func(peer netip.Addr) bool) (datapath.ClosedSockets, error)
 }
 
 // instance is the part of datapath.Instance that commands use.
@@ -59,6 +61,12 @@ func (linux) Detach(opts datapath.DetachOptions) (datapath.Detached, error) {
 func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }
 func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
 func (linux) Operators() ([]datapath.Operator, error)      { return datapath.Operators() }
+
+func (linux) CanCloseSockets() error { return datapath.CanCloseSockets() }
+
+func (linux) CloseSockets(chosen func(peer netip.Addr) bool) (datapath.ClosedSockets, error) {
+	return datapath.CloseSockets(chosen)
+}
 
 func (linux) OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error) {
 	i, err := datapath.OpenForChange(pinDir)
