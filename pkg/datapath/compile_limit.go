@@ -156,9 +156,9 @@ func (c *compiledLimit) inUnits(l policy.Limit) error {
 // findUnit sets cost, capacity, unit and debt. The debt takes room in a slot, so the unit is coarser for it, and where
 // that does not do it is a smaller one.
 func (c *compiledLimit) findUnit(l policy.Limit, base uint64) error {
-	bursts := uint64(1)
+	bursts, fewest := uint64(1), uint64(128)
 	if l.Kind == policy.KindBytesOut {
-		bursts = maxDebtBursts
+		bursts, fewest = maxDebtBursts, 1 // fractions are rounded by chance, so a unit may be as coarse as 64 bytes
 	}
 	for ; ; bursts /= 2 {
 		for shift := max(bits.Len64(base/1024), 1) - 1; ; shift++ {
@@ -166,7 +166,7 @@ func (c *compiledLimit) findUnit(l policy.Limit, base uint64) error {
 				c.owe(l, bursts)
 				return nil
 			}
-			if base>>(shift+1) < 128 {
+			if base>>(shift+1) < fewest {
 				break
 			}
 		}
