@@ -69,6 +69,23 @@ func sends(per policy.Per, changes ...func(*policy.Limit)) []policy.Service {
 	return []policy.Service{listening("web", policy.TCP, 443, 443, aDay(policy.KindBytesOut, per, 3500, changes...))}
 }
 
+// initial is the first datagram of a QUIC connection of its own.
+func initial(id byte) tg.Packet {
+	dcid := []byte{id, 'o', 'u', 't', 'p', 'u', 't', 's'}
+	return tg.QUICFrame(client4, server4, tg.Initial(dcid, []byte{id, 1, 2, 3, 4, 5, 6, 7}))
+}
+
+// forgetQUIC has every connection count anew: under other secrets the table knows none.
+func (l *programLab) forgetQUIC() {
+	l.t.Helper()
+	var secret limiterQuicSecret
+	must(l.t, l.maps.QuicSecrets.Lookup(uint32(0), &secret))
+	for n := range secret.Key {
+		secret.Key[n] += 2
+	}
+	must(l.t, l.maps.QuicSecrets.Put(uint32(0), secret))
+}
+
 func sentCases() []sentCase {
 	resets := end{limiterReasonREASON_OVER_BYTES_OUT, limiterActionACTION_RESET}
 	beside := from("192.0.2.8")
@@ -126,6 +143,10 @@ func sentCases() []sentCase {
 		{name: "UDP", services: []policy.Service{listening("dns", policy.UDP, 443, 443, aDay(policy.KindBytesOut, policy.PerSource, 3500))}, steps: []sentStep{
 			{packet: datagram4(), wire: 3000, want: isNew}, {packet: datagram4(), wire: 3000, want: isOverSent}, {packet: syn4(), want: isOther},
 		}},
+		{name: "QUIC", services: []policy.Service{listening("h3", policy.QUIC, 443, 443, aDay(policy.KindBytesOut, policy.PerSource, 3500))}, steps: []sentStep{
+			{packet: initial(1), wire: 3000, want: isNew}, {packet: initial(1), wire: 3000, want: isEstablished}, {packet: initial(2), want: isOverSent},
+			{packet: initial(1), want: isEstablished}, {packet: initial(3).With(beside), want: isNew},
+		}},
 		{name: "local address", services: []policy.Service{func() policy.Service {
 			s := sends(policy.PerSource)[0]
 			s.Listen[0].Local = netip.MustParsePrefix("198.51.100.0/24")
@@ -145,6 +166,7 @@ func TestBytesOut(t *testing.T) {
 			l.specialisedAndGeneral(func() {
 				for _, h := range bothHooks {
 					l.emptyMeters()
+					l.forgetQUIC()
 					for n, s := range c.steps {
 						for range max(s.times, 1) {
 							if s.wire > 0 {
