@@ -49,6 +49,12 @@ type hashTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type hashTestCounter struct {
@@ -78,6 +84,17 @@ type hashTestCounts struct {
 	ByEnd        [64]hashTestCounter
 	NearLimits   [64]hashTestCounter
 	NearServices [64]hashTestCounter
+}
+
+type hashTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
 }
 
 type hashTestHashed struct {
@@ -136,6 +153,8 @@ type hashTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Room      uint32
 }
 
 type hashTestListNote struct {
@@ -279,6 +298,7 @@ const (
 	hashTestMapBlockPrefixes   = "block_prefixes"
 	hashTestMapChanges         = "changes"
 	hashTestMapCounters        = "counters"
+	hashTestMapFeeds           = "feeds"
 	hashTestMapHashLimit       = "hash_limit"
 	hashTestMapInterfaces      = "interfaces"
 	hashTestMapLimitBases      = "limit_bases"
@@ -360,6 +380,7 @@ type hashTestMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	HashLimit       *ebpf.MapSpec `ebpf:"hash_limit"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -417,6 +438,7 @@ type hashTestMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	HashLimit       *ebpf.Map `ebpf:"hash_limit"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -443,6 +465,7 @@ func (m *hashTestMaps) Close() error {
 		m.BlockPrefixes,
 		m.Changes,
 		m.Counters,
+		m.Feeds,
 		m.HashLimit,
 		m.Interfaces,
 		m.LimitBases,

@@ -74,6 +74,9 @@ func (i *Instance) tidy() error {
 	if err := i.leaveBehind(); err != nil {
 		return err
 	}
+	if err := i.clearHalfFeeds(); err != nil {
+		return err
+	}
 	return i.sweepMeters()
 }
 

@@ -29,6 +29,7 @@ const (
 	limiterAbiNEAR_IDS          limiterAbi = 64
 	limiterAbiQUIC_BUCKETS      limiterAbi = 65536
 	limiterAbiQUIC_WAYS         limiterAbi = 8
+	limiterAbiMAX_FEEDS         limiterAbi = 32
 	limiterAbiLIST_INDEX_WORDS4 limiterAbi = 262144
 	limiterAbiLIST_INDEX_WORDS6 limiterAbi = 65536
 	limiterAbiLIST_INDEX_WORDS  limiterAbi = 327680
@@ -85,6 +86,12 @@ type limiterControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type limiterCounter struct {
@@ -129,6 +136,32 @@ const (
 	limiterFeatureFEATURE_RESET  limiterFeature = 128
 	limiterFeatureFEATURE_ALL    limiterFeature = 255
 )
+
+type limiterFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
+type limiterFeedState uint32
+
+const (
+	limiterFeedStateFEED_FREE limiterFeedState = 0
+	limiterFeedStateFEED_LIVE limiterFeedState = 1
+	limiterFeedStateFEED_HALF limiterFeedState = 2
+)
+
+type limiterFeedWords struct {
+	_       structs.HostLayout
+	Lasting [2]uint32
+	Timed   [2]uint32
+	UntilNs [32]uint64
+}
 
 type limiterHashKey uint32
 
@@ -227,6 +260,8 @@ type limiterListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Room      uint32
 }
 
 type limiterListId uint32
@@ -504,6 +539,7 @@ const (
 	limiterMapBlockPrefixes   = "block_prefixes"
 	limiterMapChanges         = "changes"
 	limiterMapCounters        = "counters"
+	limiterMapFeeds           = "feeds"
 	limiterMapInterfaces      = "interfaces"
 	limiterMapLimitBases      = "limit_bases"
 	limiterMapLimitCounters   = "limit_counters"
@@ -586,6 +622,7 @@ type limiterMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -642,6 +679,7 @@ type limiterMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -666,6 +704,7 @@ func (m *limiterMaps) Close() error {
 		m.BlockPrefixes,
 		m.Changes,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

@@ -43,6 +43,12 @@ type limiterBenchControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type limiterBenchCounter struct {
@@ -74,6 +80,17 @@ type limiterBenchCounts struct {
 	NearServices [64]limiterBenchCounter
 }
 
+type limiterBenchFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type limiterBenchInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -98,6 +115,8 @@ type limiterBenchListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Room      uint32
 }
 
 type limiterBenchListNote struct {
@@ -253,6 +272,7 @@ const (
 	limiterBenchMapBlockPrefixes   = "block_prefixes"
 	limiterBenchMapChanges         = "changes"
 	limiterBenchMapCounters        = "counters"
+	limiterBenchMapFeeds           = "feeds"
 	limiterBenchMapInterfaces      = "interfaces"
 	limiterBenchMapLimitBases      = "limit_bases"
 	limiterBenchMapLimitCounters   = "limit_counters"
@@ -341,6 +361,7 @@ type limiterBenchMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -397,6 +418,7 @@ type limiterBenchMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -421,6 +443,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.BlockPrefixes,
 		m.Changes,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

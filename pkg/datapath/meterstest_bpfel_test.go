@@ -43,6 +43,12 @@ type metersTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type metersTestCounter struct {
@@ -72,6 +78,17 @@ type metersTestCounts struct {
 	ByEnd        [64]metersTestCounter
 	NearLimits   [64]metersTestCounter
 	NearServices [64]metersTestCounter
+}
+
+type metersTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
 }
 
 type metersTestInterface struct {
@@ -123,6 +140,8 @@ type metersTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Room      uint32
 }
 
 type metersTestListNote struct {
@@ -295,6 +314,7 @@ const (
 	metersTestMapBlockPrefixes   = "block_prefixes"
 	metersTestMapChanges         = "changes"
 	metersTestMapCounters        = "counters"
+	metersTestMapFeeds           = "feeds"
 	metersTestMapInterfaces      = "interfaces"
 	metersTestMapLimitBases      = "limit_bases"
 	metersTestMapLimitCounters   = "limit_counters"
@@ -378,6 +398,7 @@ type metersTestMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -437,6 +458,7 @@ type metersTestMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -463,6 +485,7 @@ func (m *metersTestMaps) Close() error {
 		m.BlockPrefixes,
 		m.Changes,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

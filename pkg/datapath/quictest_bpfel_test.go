@@ -43,6 +43,12 @@ type quicTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type quicTestCounter struct {
@@ -74,6 +80,17 @@ type quicTestCounts struct {
 	NearServices [64]quicTestCounter
 }
 
+type quicTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type quicTestInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -98,6 +115,8 @@ type quicTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Room      uint32
 }
 
 type quicTestListNote struct {
@@ -316,6 +335,7 @@ const (
 	quicTestMapBlockPrefixes   = "block_prefixes"
 	quicTestMapChanges         = "changes"
 	quicTestMapCounters        = "counters"
+	quicTestMapFeeds           = "feeds"
 	quicTestMapInterfaces      = "interfaces"
 	quicTestMapLimitBases      = "limit_bases"
 	quicTestMapLimitCounters   = "limit_counters"
@@ -416,6 +436,7 @@ type quicTestMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -484,6 +505,7 @@ type quicTestMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -509,6 +531,7 @@ func (m *quicTestMaps) Close() error {
 		m.BlockPrefixes,
 		m.Changes,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

@@ -43,6 +43,12 @@ type rivalTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type rivalTestCounter struct {
@@ -74,6 +80,17 @@ type rivalTestCounts struct {
 	NearServices [64]rivalTestCounter
 }
 
+type rivalTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type rivalTestInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -98,6 +115,8 @@ type rivalTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Room      uint32
 }
 
 type rivalTestListNote struct {
@@ -253,6 +272,7 @@ const (
 	rivalTestMapBlockPrefixes   = "block_prefixes"
 	rivalTestMapChanges         = "changes"
 	rivalTestMapCounters        = "counters"
+	rivalTestMapFeeds           = "feeds"
 	rivalTestMapInterfaces      = "interfaces"
 	rivalTestMapLimitBases      = "limit_bases"
 	rivalTestMapLimitCounters   = "limit_counters"
@@ -336,6 +356,7 @@ type rivalTestMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -393,6 +414,7 @@ type rivalTestMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -417,6 +439,7 @@ func (m *rivalTestMaps) Close() error {
 		m.BlockPrefixes,
 		m.Changes,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

@@ -50,13 +50,13 @@ func (s *Store) fillLists(i *datapath.Instance, h *head) error {
 		}
 		return err
 	}
-	err := s.eachEntry(h, func(l datapath.List, e datapath.Entry) error {
+	err := s.eachEntry(h, visitor{i.KeepFeed, func(l datapath.List, e datapath.Entry) error {
 		waiting[l] = append(waiting[l], e)
 		if len(waiting[l]) < loadAtOnce {
 			return nil
 		}
 		return load(l)
-	})
+	}})
 	return errors.Join(err, load(datapath.Allow), load(datapath.Block))
 }
 
