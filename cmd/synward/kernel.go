@@ -21,6 +21,7 @@ type kernel interface {
 	Save(pinDir string, store *state.Store) error
 	Restore(opts state.RestoreOptions, store *state.Store) ([]state.Restored, error)
 	Operators() ([]datapath.Operator, error)
+	OwnAddresses() ([]datapath.OwnAddress, error)
 }
 
 // instance is the part of datapath.Instance that commands use.
@@ -38,6 +39,10 @@ type instance interface {
 	Entries(list datapath.List) ([]datapath.Entry, error)
 	Add(list datapath.List, entries []datapath.Entry) error
 	Remove(list datapath.List, prefixes []netip.Prefix) (removed int, err error)
+	Related(list datapath.List, prefixes []netip.Prefix) ([]datapath.Relation, error)
+	Feeds() ([]datapath.Feed, error)
+	LoadFeed(o datapath.FeedOptions) (datapath.FeedChange, error)
+	RemoveFeed(name string) (entries int, found bool, err error)
 	Forget(addr netip.Addr) error
 	CheckAt(addr netip.Addr, local netip.AddrPort) (datapath.Verdict, error)
 	Covering(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
@@ -59,6 +64,8 @@ func (linux) Detach(opts datapath.DetachOptions) (datapath.Detached, error) {
 func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }
 func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
 func (linux) Operators() ([]datapath.Operator, error)      { return datapath.Operators() }
+
+func (linux) OwnAddresses() ([]datapath.OwnAddress, error) { return datapath.OwnAddresses() }
 
 func (linux) OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error) {
 	i, err := datapath.OpenForChange(pinDir)
