@@ -11,7 +11,7 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 2,
+	ABI_VERSION = 3,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,
@@ -39,7 +39,8 @@ enum feature {
 	FEATURE_VOLUME = 32, /* packets or bytes_in */
 	FEATURE_MANY = 64, /* a packet may meet more than one limit, or one that is not plain */
 	FEATURE_RESET = 128,
-	FEATURE_ALL = 255,
+	FEATURE_CONCURRENT = 256,
+	FEATURE_ALL = 511,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */
@@ -60,6 +61,7 @@ enum reason {
 	REASON_FRAGMENT,
 	REASON_CONTENDED,
 	REASON_SELF_TEST,
+	REASON_OVER_CONCURRENT,
 	REASON_COUNT,
 };
 
@@ -105,6 +107,7 @@ enum limit_kind {
 	LIMIT_NEW,
 	LIMIT_PACKETS,
 	LIMIT_BYTES_IN,
+	LIMIT_CONCURRENT,
 };
 
 /* Whose count it keeps. */
@@ -180,3 +183,4 @@ enum list_id {
 
 #include "abi_policy.h"
 #include "abi_state.h"
+#include "abi_conns.h"

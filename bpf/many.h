@@ -9,6 +9,7 @@
  */
 
 #include "account.h"
+#include "conns_look.h"
 #include "limits.h"
 
 /* What one limit says of one packet before anything is charged. Beside the verdicts of the meters. */
@@ -78,9 +79,16 @@ static __always_inline void state_reject(const struct limit *l, __u64 now, __u64
 	__sync_val_compare_and_swap(&state->tat_ns, tat, next);
 }
 
+static __always_inline bool is_concurrent(const struct limit *l)
+{
+	return features & FEATURE_CONCURRENT && l->kind == LIMIT_CONCURRENT;
+}
+
 static __always_inline bool limit_applies(const struct limit *l, const struct packet *p, __u64 in)
 {
 	if (l->kind == LIMIT_NEW && p->kind != KIND_NEW)
+		return false;
+	if (is_concurrent(l) && (p->kind != KIND_NEW || p->proto != IPPROTO_TCP))
 		return false;
 	return (!l->from || l->from & in) && !(l->except & in);
 }
@@ -90,6 +98,8 @@ __noinline int limit_look(const struct limit *l, const struct packet *p, __u64 n
 {
 	if (!l || !p || !limit_applies(l, p, in))
 		return LIMIT_SKIPPED;
+	if (is_concurrent(l))
+		return conns_look(l, p, now);
 	if (l->per == PER_SERVICE)
 		return state_look(l, now, limit_cost(l, p));
 	return meter_look(l, hash_key(l, p), now, limit_cost(l, p));
@@ -97,7 +107,7 @@ __noinline int limit_look(const struct limit *l, const struct packet *p, __u64 n
 
 __noinline int limit_charge(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
 {
-	if (!l || !p || !limit_applies(l, p, in))
+	if (!l || !p || is_concurrent(l) || !limit_applies(l, p, in))
 		return LIMIT_SKIPPED;
 	if (l->per == PER_SERVICE)
 		return state_charge(l, now, limit_cost(l, p));
@@ -106,7 +116,8 @@ __noinline int limit_charge(const struct limit *l, const struct packet *p, __u64
 
 __noinline int limit_reject(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
 {
-	if (!l || !p || !(l->flags & LIMIT_COUNT_REJECTED) || !limit_applies(l, p, in))
+	if (!l || !p || !(l->flags & LIMIT_COUNT_REJECTED) || is_concurrent(l) ||
+	    !limit_applies(l, p, in))
 		return 0;
 	if (l->per == PER_SERVICE)
 		state_reject(l, now, limit_cost(l, p));

@@ -66,6 +66,9 @@ func (i *Instance) prepare(c *compiled, generation uint16, by string) error {
 	if err := i.write(c, generation, by); err != nil {
 		return err
 	}
+	if err := i.widenConns(c, generation); err != nil {
+		return err
+	}
 	return i.widenPrograms(c.head.Features)
 }
 
@@ -115,7 +118,7 @@ func (i *Instance) settle() error {
 	now := monotonicNow()
 	l := i.live()
 	if l.pending(now) {
-		return nil
+		return i.settleConns()
 	}
 	if l.deadline != 0 {
 		settled := live{generation: l.inForce(now)}
@@ -141,7 +144,10 @@ func (i *Instance) settle() error {
 	if err := i.keepTexts(l.generation); err != nil {
 		return err
 	}
-	return i.narrowPrograms()
+	if err := i.narrowPrograms(); err != nil {
+		return err
+	}
+	return i.settleConns()
 }
 
 // keepTexts forgets all but the policy in force and the last ones before it. What was never in force for

@@ -76,7 +76,9 @@ func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 		if err != nil {
 			return err
 		}
-		horizons = min(horizons, one.horizon)
+		if l.Kind != policy.KindConcurrent {
+			horizons = min(horizons, one.horizon)
+		}
 		if l.Strict {
 			c.head.PreciseClock = 1 // a tick may be longer than what a strict limit leaves below COUNT
 		}
@@ -138,7 +140,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
 	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
 	sets := out.Allow != 0
-	volume, drops := false, true
+	volume, drops, concurrent := false, true, 0
 	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
 		if i < len(s.Limits) {
 			if err := add(l, s.Name); err != nil {
@@ -147,15 +149,21 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		}
 		plain = plain && isPlain(l)
 		sets = sets || !l.From.IsEmpty() || !l.Except.IsEmpty()
-		volume = volume || l.Kind != policy.KindNew
+		volume = volume || l.Kind != policy.KindNew && l.Kind != policy.KindConcurrent
 		drops = drops && l.Over == policy.OverDrop && l.Kind == policy.KindNew
+		if l.Kind == policy.KindConcurrent {
+			concurrent++
+		}
 		if l.CountRejected {
 			out.Flags |= uint32(limiterServiceFlagSERVICE_COUNT_REJECTED)
 		}
 	}
+	if concurrent > maxConcurrent {
+		return fail(ErrInvalid, "%d limits of concurrent connections, global ones included; at most %d count one connection", concurrent, maxConcurrent)
+	}
 	for flag, on := range map[limiterServiceFlag]bool{
 		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
-		limiterServiceFlagSERVICE_DROPS: drops,
+		limiterServiceFlagSERVICE_DROPS: drops, limiterServiceFlagSERVICE_CONCURRENT: concurrent > 0,
 	} {
 		if on {
 			out.Flags |= uint32(flag)
@@ -198,6 +206,8 @@ func supported(l policy.Limit) error {
 		return fail(ErrInvalid, "this version does not know `over: %s` yet; use drop, reset or observe", l.Over)
 	case l.Exempt != "":
 		return fail(ErrInvalid, "this version does not know `exempt` yet; take it out")
+	case l.Kind == policy.KindConcurrent && l.Per != policy.PerSource && l.Per != policy.PerService:
+		return fail(ErrInvalid, "this version counts concurrent connections per source and per service, not per %s yet; take the limit out", l.Per)
 	case l.Ban != nil:
 		return fail(ErrInvalid, "this version does not ban yet; take `ban` out")
 	}
@@ -249,6 +259,7 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 	}
 	for n, s := range p.Services {
 		flags := c.services[n].Flags
+		need[limiterFeatureFEATURE_CONCURRENT] = need[limiterFeatureFEATURE_CONCURRENT] || flags&uint32(limiterServiceFlagSERVICE_CONCURRENT) != 0
 		need[limiterFeatureFEATURE_MANY] = need[limiterFeatureFEATURE_MANY] || flags&uint32(limiterServiceFlagSERVICE_PLAIN) == 0
 		need[limiterFeatureFEATURE_SETS] = need[limiterFeatureFEATURE_SETS] || flags&uint32(limiterServiceFlagSERVICE_SETS) != 0
 		need[limiterFeatureFEATURE_VOLUME] = need[limiterFeatureFEATURE_VOLUME] || flags&uint32(limiterServiceFlagSERVICE_VOLUME) != 0

@@ -98,6 +98,9 @@ func (i *Instance) detach(own uint64, match func(at attachment, own uint64) bool
 		}
 	}
 	if left == 0 {
+		if err := i.detachConns(); err != nil {
+			return names, err
+		}
 		return names, i.dir.removeLeftovers()
 	}
 	return names, nil

@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
@@ -41,11 +42,12 @@ type mapSet struct {
 	Interfaces      *ebpf.Map
 	ServiceNames    *ebpf.Map
 	PolicyTexts     *ebpf.Map
+	connMaps
 }
 
 // byName walks the fields under the names that the pins and the commands share.
 func (m *mapSet) byName() map[string]**ebpf.Map {
-	return map[string]**ebpf.Map{
+	all := map[string]**ebpf.Map{
 		limiterMapMeta:            &m.Meta,
 		pinControl:                &m.Control,
 		limiterMapLocals:          &m.Locals,
@@ -68,6 +70,8 @@ func (m *mapSet) byName() map[string]**ebpf.Map {
 		limiterMapServiceNames:    &m.ServiceNames,
 		limiterMapPolicyTexts:     &m.PolicyTexts,
 	}
+	maps.Copy(all, m.connMaps.byName())
+	return all
 }
 
 // specName is what the object calls a map.
