@@ -107,8 +107,11 @@ __noinline int limit_look(const struct limit *l, const struct packet *p, __u64 n
 
 __noinline int limit_charge(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
 {
-	if (!l || !p || is_concurrent(l) || !limit_applies(l, p, in))
+	if (!l || !p || !limit_applies(l, p, in))
 		return LIMIT_SKIPPED;
+	/* The gate takes the places. */
+	if (is_concurrent(l))
+		return l->flags & LIMIT_OBSERVES ? conns_look(l, p, now) : LIMIT_SKIPPED;
 	if (l->per == PER_SERVICE)
 		return state_charge(l, now, limit_cost(l, p));
 	return meter_charge(l, hash_key(l, p), now, limit_cost(l, p));

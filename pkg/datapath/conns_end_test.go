@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,6 +46,12 @@ func dialForever(to string) error {
 // process runs the test binary as a command in a namespace, until kill.
 func (b connBench) process(ns *testenv.Namespace, what string) (kill func()) {
 	b.t.Helper()
+	return b.processIn(ns, what, "")
+}
+
+// processIn runs it in a cgroup, if one is given.
+func (b connBench) processIn(ns *testenv.Namespace, what, cgroup string) (kill func()) {
+	b.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		b.t.Fatal(err)
@@ -52,6 +59,14 @@ func (b connBench) process(ns *testenv.Namespace, what string) (kill func()) {
 	cmd := ns.Command(self)
 	cmd.Env = append(os.Environ(), childVariable+"="+what, "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
+	if cgroup != "" {
+		dir, err := os.Open(cgroup)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	}
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
