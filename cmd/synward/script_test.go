@@ -63,6 +63,7 @@ func exitAtOnce(e *testscript.Env) { e.Setenv("GORACE", "atexit_sleep_ms=0") }
 //	client CODE COMMAND...  the same inside the client's
 //	until PATTERN COMMAND...  runs it inside the server's until what it prints matches
 //	serve PORT...           listens there until the script ends
+//	hold PORT N WANT        N connections of the client to that port, of which WANT must be made
 //	login PORT              somebody logs in there by SSH, from the client, and stays
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	within := func(variable string) func(*testscript.TestScript, bool, []string) {
@@ -74,7 +75,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		}
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"exits": exits, "server": within("SERVER"), "client": within("CLIENT"), "until": until, "serve": serve, "login": login,
+		"exits": exits, "server": within("SERVER"), "client": within("CLIENT"), "until": until, "serve": serve, "login": login, "hold": hold,
 	}
 }
 

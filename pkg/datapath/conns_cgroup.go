@@ -95,3 +95,13 @@ func mountCgroup() (*cgroupRoot, error) {
 	}
 	return checkRoot(&cgroupRoot{os.NewFile(uintptr(fd), "cgroup2"), "the mount of its own"})
 }
+
+// cgroupDetail is what `doctor` says of the root.
+func cgroupDetail() string {
+	root, err := rootCgroup()
+	if err != nil {
+		return "not found: limits of concurrent connections are refused: " + err.Error()
+	}
+	defer root.Close()
+	return root.where
+}

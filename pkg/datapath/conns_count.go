@@ -43,6 +43,39 @@ func (i *Instance) ConnTallies() (ConnTallies, error) {
 	return sum, nil
 }
 
+// lookAtConns is what the gate says of one connection more; those that only wait are left out.
+func (c *checker) lookAtConns(l *limiterLimit) (Verdict, error) {
+	var word uint64
+	err := c.maps.Conns.Lookup(connKeyOf(l, c.source), &word)
+	if err != nil && !isMissing(err) {
+		return Verdict{}, fmt.Errorf("read count of connections: %w", err)
+	}
+	if word == math.MaxUint64 {
+		word = 0
+	}
+	if open := word&math.MaxUint32 + word>>32; open < l.Capacity {
+		return Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT], Left: l.Capacity - open}, nil
+	}
+	return Verdict{Verdict: c.refused(), Reason: reasonNames[limiterReasonREASON_OVER_CONCURRENT]}, nil
+}
+
+// connKeyOf is conn_key_of.
+func connKeyOf(l *limiterLimit, source netip.Addr) limiterConnKey {
+	key := limiterConnKey{Limit: l.Seed}
+	if l.Per == uint8(limiterLimitPerPER_SERVICE) {
+		return key
+	}
+	key.Addr = dataAddr(source)
+	masks := l.Mask6
+	if key.Addr.Family == 4 {
+		masks = [4]uint32{l.Mask4}
+	}
+	for w := range masks {
+		key.Addr.Word[w] &= masks[w]
+	}
+	return key
+}
+
 // ConnCount is one count of connections.
 type ConnCount struct {
 	// Source is what is counted together; invalid for a limit of a whole service.

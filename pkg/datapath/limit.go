@@ -47,6 +47,11 @@ func (i *Instance) Policy() (Policy, error) {
 	if l.pending(now) {
 		out.Pending = &Pending{By: kept.By, Left: l.left(now), Fallback: l.fallback}
 	}
+	tallies, err := i.ConnTallies()
+	if err != nil {
+		return Policy{}, err
+	}
+	out.Uncounted = tallies.Uncounted
 	out.Tables, err = i.tablesOf(kept)
 	return out, err
 }

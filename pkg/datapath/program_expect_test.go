@@ -221,6 +221,7 @@ func (e end) ownLimit() bool {
 	return slices.Contains([]limiterReason{
 		limiterReasonREASON_OVER_NEW, limiterReasonREASON_OVER_PACKETS, limiterReasonREASON_OVER_BYTES_IN,
 		limiterReasonREASON_TABLE_FULL, limiterReasonREASON_CONTENDED,
+		limiterReasonREASON_OVER_CONCURRENT,
 	}, e.reason)
 }
 

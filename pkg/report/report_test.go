@@ -150,6 +150,18 @@ func TestSources(t *testing.T) {
 	golden(t, "sources-blocked.json", s.JSON)
 }
 
+// Where connections are counted, sources say how many they hold, and when they last completed a handshake.
+func TestSourcesCounted(t *testing.T) {
+	s := sources()
+	for n := range s.Sources[1:] {
+		s.Sources[n].Counted, s.Sources[n].Established = true, uint64(200*n)
+	}
+	s.Sources[1].Verified = now().Add(-time.Minute)
+	SortSources(s.Sources, ByEstablished)
+	golden(t, "sources-counted.txt", s.Text)
+	golden(t, "sources-counted.json", s.JSON)
+}
+
 func entries(list datapath.List) Entries {
 	return Entries{Now: now(), List: list, Entries: []datapath.Entry{
 		{

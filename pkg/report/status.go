@@ -58,7 +58,7 @@ func (s Status) writePolicy(w io.Writer) error {
 	} else {
 		lines = append(lines, services(s.Policy.Policy)...)
 	}
-	lines = append(lines, Tables(s.Policy)...)
+	lines = append(append(lines, Tables(s.Policy)...), Uncounted(s.Policy)...)
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
