@@ -20,42 +20,65 @@ static __always_inline struct conn_claim *claim_at(struct conn_note *note, __u32
 	return c;
 }
 
-/* observe: all limits of the policy refuse nothing. */
-__noinline int claim_limit(struct conn_note *note, const struct limit *l, const struct packet *p,
-			   __u64 in, __u32 observe)
+static __always_inline bool same_key(const struct conn_key *a, const struct conn_key *b)
 {
-	struct conn_claim *c;
+	return a->limit == b->limit && a->addr.family == b->addr.family &&
+	       a->addr.word[0] == b->addr.word[0] && a->addr.word[1] == b->addr.word[1] &&
+	       a->addr.word[2] == b->addr.word[2] && a->addr.word[3] == b->addr.word[3];
+}
 
-	if (!note || !l || !p || l->kind != LIMIT_CONCURRENT || !limit_applies(l, p, in))
+__noinline int claims_have(struct conn_note *note, const struct conn_key *key)
+{
+	if (!note || !key)
 		return 0;
-	if (note->count >= CONN_CLAIMS)
-		return 0;
-	c = claim_at(note, note->count);
-	conn_key_of(&c->key, l, &p->src);
-	c->most = l->capacity;
-	c->limit_id = l->id + 1;
-	if (observe || l->flags & LIMIT_OBSERVES) {
-		c->most = CONN_NO_LIMIT;
-		c->limit_id = 0;
+	for (__u32 i = 0; i < CONN_CLAIMS; i++) {
+		if (i >= note->count)
+			break;
+		if (same_key(&claim_at(note, i)->key, key))
+			return 1;
 	}
-	note->count++;
 	return 0;
 }
 
-/* The line that `sources` shows. Behind the limits: the last place is kept for it, see compile_limit.go. */
+/* The place of one claim more, whose key has to be written; what is claimed already is claimed once. */
+static __always_inline void claim_add(struct conn_note *note, const struct conn_key *key,
+				      __u64 most, __u32 limit_id)
+{
+	struct conn_claim *c;
+
+	if (note->count >= CONN_CLAIMS || claims_have(note, key))
+		return;
+	c = claim_at(note, note->count);
+	c->key = *key;
+	c->most = most;
+	c->limit_id = limit_id;
+	note->count++;
+}
+
+/* enforce: or all limits of the policy refuse nothing. */
+__noinline int claim_limit(struct conn_note *note, const struct limit *l, const struct packet *p,
+			   __u64 in, __u32 enforce)
+{
+	struct conn_key key;
+
+	if (!note || !l || !p || l->kind != LIMIT_CONCURRENT || !limit_applies(l, p, in))
+		return 0;
+	conn_key_of(&key, l, &p->src);
+	if (enforce && !(l->flags & LIMIT_OBSERVES))
+		claim_add(note, &key, l->capacity, l->id + 1);
+	else
+		claim_add(note, &key, CONN_NO_LIMIT, 0);
+	return 0;
+}
+
+/* The line that `sources` shows. A place is kept for it, see maxConcurrent in conns.go. */
 static __always_inline void claim_line(struct conn_note *note, const struct packet *p,
 				       const struct policy *policy, __u32 service)
 {
-	struct conn_claim *c = claim_at(note, note->count);
+	struct conn_key key = { .limit = service };
 
-	if (note->count >= CONN_CLAIMS)
-		return;
-	c->key.limit = service;
-	c->key.pad = 0;
-	mask_addr(&c->key.addr, &p->src, policy->mask4, policy->mask6);
-	c->most = CONN_NO_LIMIT;
-	c->limit_id = 0;
-	note->count++;
+	mask_addr(&key.addr, &p->src, policy->mask4, policy->mask6);
+	claim_add(note, &key, CONN_NO_LIMIT, 0);
 }
 
 /*
@@ -87,20 +110,15 @@ static __always_inline bool is_own(const struct packet *p)
 	       a->word[3] == b->word[3];
 }
 
-/*
- * Fills the note with what a connection claims under the policy of a slot; none of what is allowed, of what
- * no service counts, and of the host's own. A note is of one CPU and one runner.
- */
-__noinline int claims_of(struct conn_note *note, const struct packet *p, __u32 slot, __u64 now)
+/* Adds what a connection claims under the policy of a slot. enforce: that is the one in force. */
+__noinline int claims_under(struct conn_note *note, const struct packet *p, __u32 slot, __u64 now,
+			    __u32 enforce)
 {
 	const struct policy *policy = policy_at(slot);
 	const struct service *s;
 	__u64 in = 0;
 
-	if (!note || !p)
-		return 0;
-	note->count = 0;
-	if (!(policy->features & FEATURE_CONCURRENT) || is_own(p))
+	if (!note || !p || !(policy->features & FEATURE_CONCURRENT))
 		return 0;
 	s = service_at(slot, conn_listen(p, slot, now));
 	if (!s || !(s->flags & SERVICE_CONCURRENT))
@@ -116,8 +134,29 @@ __noinline int claims_of(struct conn_note *note, const struct packet *p, __u32 s
 
 		if (!l)
 			break;
-		claim_limit(note, l, p, in, policy->mode == MODE_OBSERVE);
+		claim_limit(note, l, p, in, enforce && policy->mode == MODE_ENFORCE);
 	}
 	claim_line(note, p, policy, s->id);
+	return 0;
+}
+
+/*
+ * Fills the note with what a connection claims under the policy of a slot, and under the one that comes back if
+ * that is not confirmed, so that its counts are right then; nothing of what is allowed, of what no service counts,
+ * and of the host's own. A note is of one CPU and one runner. Worst case: of two policies that have nothing in
+ * common, more than CONN_CLAIMS together, the last limits of the second do not count until it comes back.
+ */
+__noinline int claims_of(struct conn_note *note, const struct packet *p, __u32 slot, __u64 now)
+{
+	__u32 fallback = fallback_slot();
+
+	if (!note || !p)
+		return 0;
+	note->count = 0;
+	if (is_own(p))
+		return 0;
+	claims_under(note, p, slot, now, true);
+	if (fallback < POLICY_SLOTS && fallback != slot)
+		claims_under(note, p, fallback, now, false);
 	return 0;
 }

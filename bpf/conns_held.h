@@ -67,13 +67,6 @@ __noinline int held_from_note(struct conn_held *held, struct conn_note *note)
 	return 0;
 }
 
-static __always_inline bool same_key(const struct conn_key *a, const struct conn_key *b)
-{
-	return a->limit == b->limit && a->addr.family == b->addr.family &&
-	       a->addr.word[0] == b->addr.word[0] && a->addr.word[1] == b->addr.word[1] &&
-	       a->addr.word[2] == b->addr.word[2] && a->addr.word[3] == b->addr.word[3];
-}
-
 __noinline int held_has(struct conn_held *held, const struct conn_key *key)
 {
 	if (!held || !key)
@@ -82,19 +75,6 @@ __noinline int held_has(struct conn_held *held, const struct conn_key *key)
 		if (i >= held->count)
 			break;
 		if (same_key(held_at(held, i), key))
-			return 1;
-	}
-	return 0;
-}
-
-__noinline int claims_have(struct conn_note *note, const struct conn_key *key)
-{
-	if (!note || !key)
-		return 0;
-	for (__u32 i = 0; i < CONN_CLAIMS; i++) {
-		if (i >= note->count)
-			break;
-		if (same_key(&claim_at(note, i)->key, key))
 			return 1;
 	}
 	return 0;

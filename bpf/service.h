@@ -34,6 +34,14 @@ static __always_inline __u32 active_slot(void)
 	return word & (POLICY_SLOTS - 1);
 }
 
+/* The slot that comes into force if nobody confirms the one that is; POLICY_SLOTS: none does. */
+static __always_inline __u32 fallback_slot(void)
+{
+	__u64 word = *(volatile __u64 *)&control.word;
+
+	return word >> 32 ? word >> 16 & (POLICY_SLOTS - 1) : POLICY_SLOTS;
+}
+
 /* The slot that judges this packet: the one in force when it was first asked for. */
 static __always_inline __u32 slot_of(struct packet *p)
 {

@@ -34,17 +34,21 @@ func newConnBench(t *testing.T, most uint64) connBench {
 // limit sets the limit of concurrent connections per source of the service default.
 func (b connBench) limit(most uint64) {
 	b.t.Helper()
-	b.change(func(i *datapath.Instance) error {
-		p, err := i.PolicyInForce()
-		if err != nil {
-			return err
-		}
-		next, err := policy.WithLimit(p, datapath.DefaultService, policy.LimitChange{Concurrent: &most})
-		if err != nil {
-			return err
-		}
-		return i.Apply(datapath.ApplyOptions{Policy: next, By: "test"})
-	})
+	b.change(func(i *datapath.Instance) error { return setConcurrent(i, most) })
+}
+
+// setConcurrent puts it in force; 0 takes it away.
+func setConcurrent(i *datapath.Instance, most uint64) error {
+	p, err := i.PolicyInForce()
+	if err != nil {
+		return err
+	}
+	change := policy.LimitChange{Concurrent: &most, ConcurrentOff: most == 0}
+	next, err := policy.WithLimit(p, datapath.DefaultService, change)
+	if err != nil {
+		return err
+	}
+	return i.Apply(datapath.ApplyOptions{Policy: next, By: "test"})
 }
 
 // apply puts a policy file in force.

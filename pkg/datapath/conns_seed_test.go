@@ -149,8 +149,8 @@ func TestConcurrentHalfAttachedIsMended(t *testing.T) {
 	b.mustBeZero()
 }
 
-// A policy that is tried counts beside the one that it may fall back to; when it goes back by itself, the old limit
-// counts what was opened meanwhile as soon as a command looks.
+// While a policy waits for its confirmation, the one that may come back counts beside it: no process has to live for
+// the old limit to be right then.
 func TestConcurrentRollback(t *testing.T) {
 	b := newConnBench(t, 5)
 	server := b.server(b.ServerIP4, testenv.ServerOptions{Hold: true, Silent: true})
@@ -167,6 +167,7 @@ func TestConcurrentRollback(t *testing.T) {
 	b.mustCount(4)
 	more := b.openSome(server.Addr(), 4)
 	b.mustCountAt("web", b.ClientIP4, 8)
+	b.mustCount(8)
 	b.change(func(i *datapath.Instance) error { _, err := i.Rollback(1, "test"); return err })
 	b.mustCount(8)
 	refused := b.packets("over_concurrent")

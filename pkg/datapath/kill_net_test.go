@@ -67,6 +67,8 @@ func child(what, pinDir string) error {
 	switch what {
 	case "limit":
 		return i.SetLimit(loose())
+	case "concurrent":
+		return setConcurrent(i, 100)
 	case "block":
 		return i.Add(datapath.Block, []datapath.Entry{{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Reason: "kill", Created: time.Now()}})
 	default:
