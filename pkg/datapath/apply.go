@@ -47,7 +47,7 @@ func (i *Instance) Apply(o ApplyOptions) error {
 	}
 	next := live{generation: i.nextGeneration(monotonicNow())}
 	if err := i.prepare(c, next.generation, o.By); err != nil {
-		return errors.Join(err, i.discard(next.generation))
+		return errors.Join(err, i.discard(next.generation), i.settleConns())
 	}
 	if o.Confirm > 0 {
 		next.fallback, next.deadline = before.generation, deadline(o.Confirm)

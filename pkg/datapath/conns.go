@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
@@ -116,25 +115,34 @@ func hookConns(h connHook, prog *ebpf.Program) (link.Link, error) {
 	return link.AttachCgroup(link.CgroupOptions{Path: root.path(), Attach: ebpf.AttachCGroupInetIngress, Program: prog})
 }
 
-// countsConns says whether every hook is in place. What is there by half is what a killed command left.
-func (i *Instance) countsConns() (bool, error) {
+// connTrouble says what keeps connections from being counted, empty if nothing does. What is there by half is what
+// a killed command left.
+func (i *Instance) connTrouble() string {
 	for _, h := range connHooks() {
-		_, err := os.Lstat(i.dir.connLink(h))
+		l, err := link.LoadPinnedLink(i.dir.connLink(h), nil)
 		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil
+			return fmt.Sprintf("the hook %s is not there", h.pin)
 		}
 		if err != nil {
-			return false, fmt.Errorf("look for hook of connections: %w", err)
+			return fmt.Sprintf("open hook %s: %v", h.pin, err)
+		}
+		info, err := l.Info()
+		l.Close()
+		if err != nil {
+			return fmt.Sprintf("read hook %s: %v", h.pin, err)
+		}
+		if cgroup := info.Cgroup(); cgroup != nil && cgroup.CgroupId == 0 {
+			return fmt.Sprintf("the hook %s was taken off its cgroup", h.pin)
 		}
 	}
-	return true, nil
+	return ""
 }
 
 // attachConns begins to count connections, from zero: what sockets were counted under in an earlier epoch is void.
 // Killed in between, the hooks are by half, and the next attachConns begins anew.
 func (i *Instance) attachConns() error {
-	if there, err := i.countsConns(); err != nil || there {
-		return err
+	if i.connTrouble() == "" {
+		return nil
 	}
 	if err := i.detachConns(); err != nil {
 		return err

@@ -24,13 +24,14 @@ func serveForever(at string) error {
 		return err
 	}
 	var held []net.Conn
-	for {
+	for len(held) < 10_000 {
 		conn, err := l.Accept()
 		if err != nil {
 			return err
 		}
 		held = append(held, conn)
 	}
+	return nil
 }
 
 // dialForever opens a connection and holds it until the process is killed.

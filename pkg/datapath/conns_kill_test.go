@@ -61,15 +61,12 @@ func TestConcurrentFullTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	type key struct {
-		limit uint64
-		rest  [24]byte
-	}
+	type key [4]uint64 // the limit, and an address of no family
 	const batch = 4096
 	keys, values := make([]key, batch), make([]uint64, batch)
 	for first := uint64(0); ; first += batch {
 		for n := range keys {
-			keys[n], values[n] = key{limit: 1<<40 + first + uint64(n)}, 1
+			keys[n], values[n] = key{1<<40 + first + uint64(n)}, 1
 		}
 		if _, err := m.BatchUpdate(keys, values, nil); err != nil {
 			break

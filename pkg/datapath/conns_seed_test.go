@@ -140,7 +140,13 @@ func TestConcurrentHalfAttachedIsMended(t *testing.T) {
 	if err := os.Remove(filepath.Join(b.pinDir, "links", "conns-state1")); err != nil {
 		t.Fatal(err)
 	}
+	if got := b.inForce().ConnTrouble; got != "the hook conns-state1 is not there" {
+		t.Errorf("status says %q", got)
+	}
 	b.change(func(*datapath.Instance) error { return nil })
+	if got := b.inForce().ConnTrouble; got != "" {
+		t.Errorf("afterwards status says %q", got)
+	}
 	if left := b.linksLeft(); len(left) != 3 {
 		t.Errorf("there are %v", left)
 	}

@@ -52,6 +52,9 @@ func (i *Instance) Policy() (Policy, error) {
 		return Policy{}, err
 	}
 	out.Uncounted = tallies.Uncounted
+	if i.featuresNeeded()&concurrentFeature != 0 {
+		out.ConnTrouble = i.connTrouble()
+	}
 	out.Tables, err = i.tablesOf(kept)
 	return out, err
 }

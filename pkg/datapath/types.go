@@ -121,6 +121,8 @@ type Policy struct {
 	Pending *Pending
 	// Uncounted are connections that limits of concurrent ones should have counted, and for which there was no room.
 	Uncounted uint64
+	// ConnTrouble is why concurrent connections are not counted though a limit asks for it; empty if all is well.
+	ConnTrouble string
 }
 
 // Pending is a policy that waits for its confirmation.

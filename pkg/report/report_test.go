@@ -100,6 +100,11 @@ func TestStatus(t *testing.T) {
 	if !s.Whole() || status().Whole() {
 		t.Errorf("whole: one healthy interface %v, three with trouble %v; want true, false", s.Whole(), status().Whole())
 	}
+	s.Policy.ConnTrouble = "the hook conns-gate is not there"
+	if s.Whole() {
+		t.Error("without its hooks the counting of connections counts as whole")
+	}
+	s.Policy.ConnTrouble = ""
 	s.Interfaces = nil
 	if s.Whole() {
 		t.Error("no interface at all counts as whole")

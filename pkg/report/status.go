@@ -21,14 +21,15 @@ type Status struct {
 	Totals     []datapath.Total
 }
 
-// Whole reports whether every interface is armed and its traffic goes through the program.
+// Whole reports whether every interface is armed, its traffic goes through the program, and connections are counted
+// if a limit asks for it.
 func (s Status) Whole() bool {
 	for _, i := range s.Interfaces {
 		if !i.Armed || i.Traffic != datapath.TrafficFlowing {
 			return false
 		}
 	}
-	return len(s.Interfaces) > 0
+	return len(s.Interfaces) > 0 && s.Policy.ConnTrouble == ""
 }
 
 // Text writes the screen that a person reads.

@@ -34,6 +34,9 @@ func InForce(p datapath.Policy) []string {
 
 // Uncounted says in one line what limits of concurrent connections do not see.
 func Uncounted(p datapath.Policy) []string {
+	if p.ConnTrouble != "" {
+		return []string{fmt.Sprintf("concurrent connections are not counted: %s; any command that changes something mends it, as `synward apply`", p.ConnTrouble)}
+	}
 	if p.Uncounted == 0 {
 		return nil
 	}
