@@ -21,7 +21,8 @@ enum hash_key {
  * amount * cost >> cost_shift, rounded up. A TAT that is further ahead of now than stale units has
  * wrapped around and counts as past; all limits of one region share unit and stale. over is the whole
  * verdict on what is over the limit, action included (enum verdict). id is the limit's for longer
- * than a policy: its own TAT, aggregate and counter lie there. from and except are bits of the sets: a
+ * than a policy: its own TAT, aggregate and counter lie there. proven is the place of its second meter, which only
+ * proof of the source charges; 0: it has none. from and except are bits of the sets: a
  * limit applies to sources in one of from (0: all) and none of except.
  */
 struct limit {
@@ -39,7 +40,7 @@ struct limit {
 	__u8 kind;
 	__u8 per;
 	__u32 flags;
-	__u32 pad1;
+	__u32 proven;
 	__u64 from;
 	__u64 except;
 	__u64 aggregate_cost_ns;
@@ -53,6 +54,7 @@ enum service_flag {
 	SERVICE_VOLUME = 1, /* some limit counts packets or bytes: every packet is judged */
 	SERVICE_SETS = 2, /* the sets of the source must be known */
 	SERVICE_COUNT_REJECTED = 4,
+	SERVICE_PROVES = 32, /* some limit has a second meter: ACKs that are proof are judged */
 	SERVICE_DROPS =
 		16, /* all its limits are of new connections and drop, the global ones too */
 	SERVICE_PLAIN =

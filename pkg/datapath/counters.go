@@ -20,14 +20,16 @@ var reasonNames = map[limiterReason]string{
 	limiterReasonREASON_MALFORMED:     "malformed",
 	limiterReasonREASON_FRAGMENT:      "fragment",
 	limiterReasonREASON_CONTENDED:     "contended",
+	limiterReasonREASON_PROVEN:        "proven",
 	limiterReasonREASON_SELF_TEST:     "self_test",
 }
 
 var actionNames = map[limiterAction]string{
-	limiterActionACTION_PASS:    "pass",
-	limiterActionACTION_DROP:    "drop",
-	limiterActionACTION_RESET:   "reset",
-	limiterActionACTION_OBSERVE: "observe",
+	limiterActionACTION_PASS:      "pass",
+	limiterActionACTION_DROP:      "drop",
+	limiterActionACTION_RESET:     "reset",
+	limiterActionACTION_OBSERVE:   "observe",
+	limiterActionACTION_CHALLENGE: "challenge",
 }
 
 // countersPerInterface is how many ends a packet has: reasons times actions.

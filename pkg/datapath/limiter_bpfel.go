@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 3
+	limiterAbiABI_VERSION       limiterAbi = 4
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -37,11 +37,12 @@ const (
 type limiterAction uint32
 
 const (
-	limiterActionACTION_PASS    limiterAction = 0
-	limiterActionACTION_DROP    limiterAction = 1
-	limiterActionACTION_RESET   limiterAction = 2
-	limiterActionACTION_OBSERVE limiterAction = 3
-	limiterActionACTION_COUNT   limiterAction = 4
+	limiterActionACTION_PASS      limiterAction = 0
+	limiterActionACTION_DROP      limiterAction = 1
+	limiterActionACTION_RESET     limiterAction = 2
+	limiterActionACTION_OBSERVE   limiterAction = 3
+	limiterActionACTION_CHALLENGE limiterAction = 4
+	limiterActionACTION_COUNT     limiterAction = 5
 )
 
 type limiterAddr struct {
@@ -109,9 +110,36 @@ type limiterCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
+	Challenge struct {
+		_      structs.HostLayout
+		Syn    [60]uint8
+		Answer struct {
+			_       structs.HostLayout
+			Sport   uint16
+			Dport   uint16
+			Seq     uint32
+			Ack     uint32
+			Offset  uint8
+			Flags   uint8
+			Window  uint16
+			Check   uint16
+			Urgent  uint16
+			Options [5]uint32
+		}
+		Promise struct {
+			_       structs.HostLayout
+			Window  uint16
+			Wscale  uint8
+			Options uint8
+			Sack    uint8
+			Scaling uint8
+			Pad     uint16
+		}
+		Mss uint32
+	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [64]limiterCounter
+	ByEnd        [85]limiterCounter
 	NearLimits   [64]limiterCounter
 	NearServices [64]limiterCounter
 }
@@ -119,15 +147,17 @@ type limiterCounts struct {
 type limiterFeature uint32
 
 const (
-	limiterFeatureFEATURE_PORTS  limiterFeature = 1
-	limiterFeatureFEATURE_LOCAL  limiterFeature = 2
-	limiterFeatureFEATURE_UDP    limiterFeature = 4
-	limiterFeatureFEATURE_QUIC   limiterFeature = 8
-	limiterFeatureFEATURE_SETS   limiterFeature = 16
-	limiterFeatureFEATURE_VOLUME limiterFeature = 32
-	limiterFeatureFEATURE_MANY   limiterFeature = 64
-	limiterFeatureFEATURE_RESET  limiterFeature = 128
-	limiterFeatureFEATURE_ALL    limiterFeature = 255
+	limiterFeatureFEATURE_PORTS     limiterFeature = 1
+	limiterFeatureFEATURE_LOCAL     limiterFeature = 2
+	limiterFeatureFEATURE_UDP       limiterFeature = 4
+	limiterFeatureFEATURE_QUIC      limiterFeature = 8
+	limiterFeatureFEATURE_SETS      limiterFeature = 16
+	limiterFeatureFEATURE_VOLUME    limiterFeature = 32
+	limiterFeatureFEATURE_MANY      limiterFeature = 64
+	limiterFeatureFEATURE_RESET     limiterFeature = 128
+	limiterFeatureFEATURE_CHALLENGE limiterFeature = 256
+	limiterFeatureFEATURE_PROVEN    limiterFeature = 512
+	limiterFeatureFEATURE_ALL       limiterFeature = 1023
 )
 
 type limiterHashKey uint32
@@ -177,7 +207,7 @@ type limiterLimit struct {
 	Kind                uint8
 	Per                 uint8
 	Flags               uint32
-	Pad1                uint32
+	Proven              uint32
 	From                uint64
 	Except              uint64
 	AggregateCostNs     uint64
@@ -191,6 +221,7 @@ type limiterLimitFlag uint32
 const (
 	limiterLimitFlagLIMIT_COUNT_REJECTED limiterLimitFlag = 1
 	limiterLimitFlagLIMIT_OBSERVES       limiterLimitFlag = 2
+	limiterLimitFlagLIMIT_PROVEN         limiterLimitFlag = 4
 )
 
 type limiterLimitKind uint32
@@ -275,8 +306,9 @@ const (
 type limiterOnTableFull uint32
 
 const (
-	limiterOnTableFullTABLE_FULL_PASS limiterOnTableFull = 0
-	limiterOnTableFullTABLE_FULL_DROP limiterOnTableFull = 1
+	limiterOnTableFullTABLE_FULL_PASS      limiterOnTableFull = 0
+	limiterOnTableFullTABLE_FULL_DROP      limiterOnTableFull = 1
+	limiterOnTableFullTABLE_FULL_CHALLENGE limiterOnTableFull = 2
 )
 
 type limiterPolicy struct {
@@ -329,6 +361,12 @@ type limiterPrefixKey struct {
 	Pad       uint32
 }
 
+type limiterProofSize uint32
+
+const (
+	limiterProofSizePROOF_SOURCES limiterProofSize = 16384
+)
+
 type limiterQuicBucket struct {
 	_    structs.HostLayout
 	Slot [8]uint64
@@ -368,8 +406,9 @@ const (
 	limiterReasonREASON_MALFORMED     limiterReason = 12
 	limiterReasonREASON_FRAGMENT      limiterReason = 13
 	limiterReasonREASON_CONTENDED     limiterReason = 14
-	limiterReasonREASON_SELF_TEST     limiterReason = 15
-	limiterReasonREASON_COUNT         limiterReason = 16
+	limiterReasonREASON_PROVEN        limiterReason = 15
+	limiterReasonREASON_SELF_TEST     limiterReason = 16
+	limiterReasonREASON_COUNT         limiterReason = 17
 )
 
 type limiterScope uint32
@@ -402,6 +441,7 @@ const (
 	limiterServiceFlagSERVICE_VOLUME         limiterServiceFlag = 1
 	limiterServiceFlagSERVICE_SETS           limiterServiceFlag = 2
 	limiterServiceFlagSERVICE_COUNT_REJECTED limiterServiceFlag = 4
+	limiterServiceFlagSERVICE_PROVES         limiterServiceFlag = 32
 	limiterServiceFlagSERVICE_DROPS          limiterServiceFlag = 16
 	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
 )
@@ -445,8 +485,11 @@ type limiterTables struct {
 		AggregateTatNs uint64
 		Pad            [6]uint64
 	}
-	ListIndex [327680]uint64
-	Limits    [16384]struct {
+	ListIndex         [327680]uint64
+	ProofUntil        [16384]uint32
+	ProofUntilJiffies uint64
+	Pad               [7]uint64
+	Limits            [16384]struct {
 		_                   structs.HostLayout
 		Seed                uint64
 		Cost                uint64
@@ -462,7 +505,7 @@ type limiterTables struct {
 		Kind                uint8
 		Per                 uint8
 		Flags               uint32
-		Pad1                uint32
+		Proven              uint32
 		From                uint64
 		Except              uint64
 		AggregateCostNs     uint64
@@ -490,6 +533,8 @@ type limiterVerdict uint32
 const (
 	limiterVerdictVERDICT_REFUSED      limiterVerdict = 256
 	limiterVerdictVERDICT_OBSERVED     limiterVerdict = 512
+	limiterVerdictVERDICT_CHALLENGED   limiterVerdict = 1024
+	limiterVerdictVERDICT_PROOF        limiterVerdict = 2048
 	limiterVerdictVERDICT_ACTION_SHIFT limiterVerdict = 12
 	limiterVerdictVERDICT_LIMIT_SHIFT  limiterVerdict = 16
 )
