@@ -128,14 +128,27 @@ struct synack {
 };
 _Static_assert(sizeof(struct synack) == 40, "synack");
 
+/* A SYN's options, as they are found: where in the header, and what they say. */
+struct option_walk {
+	__u32 at;
+	__u32 end;
+	__be32 timestamp;
+	__u8 wscale;
+	__u8 has_wscale;
+	__u8 has_sack;
+	__u8 has_timestamps;
+};
+_Static_assert(sizeof(struct option_walk) == 16, "option_walk");
+
 /* What is at work while a SYN is answered, too large for a stack. */
 struct challenge {
 	__u8 syn[CHALLENGE_SYN_BYTES];
 	struct synack answer;
 	struct promise promise;
 	__u32 mss; /* ours */
+	struct option_walk walk;
 };
-_Static_assert(sizeof(struct challenge) == 112, "challenge");
+_Static_assert(sizeof(struct challenge) == 128, "challenge");
 
 /*
  * What one CPU counts on one interface; and what it keeps from stage to stage and packet to packet: the key

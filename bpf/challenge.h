@@ -69,11 +69,15 @@ static __always_inline __u16 own_mss(void *ctx, const struct packet *p)
  */
 __noinline int make_answer(const struct packet *p, struct challenge *c, __u32 size)
 {
-	struct option_walk w = { .at = TCP_BYTES };
+	struct option_walk walk = { .at = TCP_BYTES, .end = size };
+	struct option_loop loop = { .c = c };
 	__u32 options = 4;
 	__s64 cookie;
 
-	if (!p || !c || size < TCP_BYTES || size > CHALLENGE_SYN_BYTES)
+	if (!CHALLENGES || !p || !c || size < TCP_BYTES)
+		return 0;
+	KEEP(size); /* two bounds of one register, or the verifier of 6.1 does not see them */
+	if (size > CHALLENGE_SYN_BYTES)
 		return 0;
 	cookie = make_cookie(p, c, size);
 	if (cookie < 0)
@@ -81,11 +85,10 @@ __noinline int make_answer(const struct packet *p, struct challenge *c, __u32 si
 	__builtin_memset(&c->answer, 0, sizeof(c->answer));
 	c->answer.options[0] = bpf_htonl(OPTION_MSS << 24 | 4 << 16 | c->mss);
 	if (c->promise.options) {
-		w.tcp = c->syn;
-		w.end = size;
-		bpf_loop(CHALLENGE_SYN_BYTES - TCP_BYTES, option_step, &w, 0);
-		if (w.has_timestamps)
-			options = write_options(c->answer.options, &w, &c->promise);
+		c->walk = walk;
+		bpf_loop(CHALLENGE_SYN_BYTES - TCP_BYTES, option_step, &loop, 0);
+		if (c->walk.has_timestamps)
+			options = write_options(c->answer.options, &c->walk, &c->promise);
 	}
 	c->answer.sport = bpf_htons(p->dport);
 	c->answer.dport = bpf_htons(p->sport);
@@ -100,7 +103,7 @@ __noinline int make_answer(const struct packet *p, struct challenge *c, __u32 si
 /* The SYN's header and our MSS into c. The header's size; 0: no answer. */
 __noinline int read_syn_xdp(struct xdp_md *ctx, const struct packet *p, struct challenge *c)
 {
-	if (!p || !c || !answerable(p))
+	if (!CHALLENGES || !p || !c || !answerable(p))
 		return 0;
 	c->mss = own_mss(ctx, p);
 	return load_syn(ctx, p, c, load_xdp);
@@ -108,7 +111,7 @@ __noinline int read_syn_xdp(struct xdp_md *ctx, const struct packet *p, struct c
 
 __noinline int read_syn_skb(struct __sk_buff *ctx, const struct packet *p, struct challenge *c)
 {
-	if (!p || !c || !answerable(p))
+	if (!CHALLENGES || !p || !c || !answerable(p))
 		return 0;
 	c->mss = own_mss(ctx, p);
 	return has_link_header ? load_syn(ctx, p, c, load_skb) : load_syn(ctx, p, c, load_net);
@@ -120,9 +123,9 @@ __noinline int read_syn_skb(struct __sk_buff *ctx, const struct packet *p, struc
 __noinline int challenge_xdp(struct xdp_md *ctx, const struct packet *p, struct challenge *c,
 			     __u32 bytes)
 {
-	if (!p || !c || bytes < TCP_BYTES)
+	if (!CHALLENGES || !p || !c || bytes < TCP_BYTES)
 		return 0;
-	KEEP(bytes); /* two bounds of one register, or the verifier of 6.1 does not see them */
+	KEEP(bytes); /* as in make_answer */
 	if (bytes > sizeof(c->answer))
 		return 0;
 	c->answer.check =
@@ -136,7 +139,7 @@ __noinline int challenge_skb(struct __sk_buff *ctx, const struct packet *p, stru
 {
 	int front;
 
-	if (!p || !c || bytes < TCP_BYTES)
+	if (!CHALLENGES || !p || !c || bytes < TCP_BYTES)
 		return 0;
 	KEEP(bytes);
 	if (bytes > sizeof(c->answer))

@@ -119,7 +119,7 @@ __noinline __u32 challenged_xdp(struct xdp_md *ctx, struct packet *p, __u32 verd
 	struct counts *mine = own_counts();
 	int found, size;
 
-	if (!mine || !p || !may_send || !answerable(p))
+	if (!CHALLENGES || !mine || !p || !may_send || !answerable(p))
 		return with_another(verdict, ACTION_DROP);
 	found = find_listener_xdp(ctx, p, &mine->challenge);
 	if (features & FEATURE_PROVEN && verdict & VERDICT_PROOF && found != CHALLENGE_NONE)
@@ -138,7 +138,7 @@ __noinline __u32 challenged_tc(struct __sk_buff *ctx, struct packet *p, __u32 ve
 	struct counts *mine = own_counts();
 	int found, size;
 
-	if (!mine || !p || !may_send || !answerable(p))
+	if (!CHALLENGES || !mine || !p || !may_send || !answerable(p))
 		return with_another(verdict, ACTION_DROP);
 	found = find_listener_skb(ctx, p, &mine->challenge);
 	if (features & FEATURE_PROVEN && verdict & VERDICT_PROOF && found != CHALLENGE_NONE)

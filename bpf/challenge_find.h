@@ -73,10 +73,10 @@ static __always_inline int find_listener(void *ctx, const struct packet *p, stru
 
 __noinline int find_listener_xdp(struct xdp_md *ctx, const struct packet *p, struct challenge *c)
 {
-	return p && c ? find_listener(ctx, p, c) : CHALLENGE_NONE;
+	return CHALLENGES && p && c ? find_listener(ctx, p, c) : CHALLENGE_NONE;
 }
 
 __noinline int find_listener_skb(struct __sk_buff *ctx, const struct packet *p, struct challenge *c)
 {
-	return p && c ? find_listener(ctx, p, c) : CHALLENGE_NONE;
+	return CHALLENGES && p && c ? find_listener(ctx, p, c) : CHALLENGE_NONE;
 }

@@ -54,7 +54,7 @@ __noinline int proof_xdp(struct xdp_md *ctx, struct packet *p)
 {
 	struct tcp_header tcp;
 
-	if (!p || !asks_for_proof(p) || load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)))
+	if (!PROVES || !p || !asks_for_proof(p) || load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)))
 		return KIND_ESTABLISHED;
 	return good_cookie(p, &tcp) && meets_listener(ctx, p) ? KIND_PROOF : KIND_ESTABLISHED;
 }
@@ -63,7 +63,7 @@ __noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
 {
 	struct tcp_header tcp;
 
-	if (!p || !asks_for_proof(p))
+	if (!PROVES || !p || !asks_for_proof(p))
 		return KIND_ESTABLISHED;
 	if (has_link_header ? load_skb(ctx, p->l4_offset, &tcp, sizeof(tcp)) :
 			      load_net(ctx, p->l4_offset, &tcp, sizeof(tcp)))

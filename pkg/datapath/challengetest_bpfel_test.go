@@ -38,7 +38,17 @@ type challengeTestChallenge struct {
 		Scaling uint8
 		Pad     uint16
 	}
-	Mss uint32
+	Mss  uint32
+	Walk struct {
+		_             structs.HostLayout
+		At            uint32
+		End           uint32
+		Timestamp     uint32
+		Wscale        uint8
+		HasWscale     uint8
+		HasSack       uint8
+		HasTimestamps uint8
+	}
 }
 
 type challengeTestPromise struct {
