@@ -11,7 +11,7 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 3,
+	ABI_VERSION = 4,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,
@@ -24,9 +24,25 @@ enum abi {
 	NEAR_IDS = 64, /* whose counters lie among those of the interface */
 	QUIC_BUCKETS = 1 << 16,
 	QUIC_WAYS = 8,
-	LIST_INDEX_WORDS4 = 1 << 18, /* one bit an IPv4 /24 */
-	LIST_INDEX_WORDS6 = 1 << 16, /* one bit a hash of an IPv6 /32 */
-	LIST_INDEX_WORDS = LIST_INDEX_WORDS4 + LIST_INDEX_WORDS6,
+};
+
+/*
+ * The list index, see index.h. Bits of control.lists: what the half holds that is in use, what the other does, and which
+ * is in use.
+ */
+enum list_index_bits {
+	INDEX_HOSTS = 1, /* IPv6 /64s too */
+	INDEX_PREFIXES = 2,
+	INDEX_FAMILY_BITS = 2, /* the same of IPv6 behind them */
+	INDEX_HOLDS_BITS = 4,
+	INDEX_WRITE_BOTH = 1 << 8,
+	INDEX_HOST_SHIFT = 17,
+	INDEX_HOST_WORDS = 1 << INDEX_HOST_SHIFT,
+	INDEX_HALF = INDEX_HOST_WORDS, /* where it makes an index of hosts one of the second half */
+	INDEX_PREFIX_SHIFT = 16, /* one bit an IPv4 /22, and a hash of an IPv6 /32 */
+	INDEX_PREFIX_WORDS = 1 << INDEX_PREFIX_SHIFT,
+	INDEX_ENTRY_SHIFT = 18,
+	INDEX_ENTRY_WORDS = 1 << INDEX_ENTRY_SHIFT,
 };
 
 /* What no policy in force needs is compiled out of a program when it is loaded. */
@@ -127,25 +143,18 @@ struct addr {
 };
 _Static_assert(sizeof(struct addr) == 20, "addr");
 
-/*
- * Key of the lists. The LPM trie counts prefixlen over all that follows it, the family's 32 bits
- * included; the hash uses the same key so that one prefix has one form. The trie puts a value right
- * behind the bytes that prefixlen counts: the padding makes them a multiple of 8, or the hits of a
- * value would be added across cache lines, which stops every CPU of the machine (a split lock).
- */
+/* Key of the lists: prefixlen bits of the address, all others zero. */
 struct prefix_key {
 	__u32 prefixlen;
 	struct addr addr;
-	__u32 pad;
 };
-_Static_assert(sizeof(struct prefix_key) == 28, "prefix_key");
-_Static_assert((sizeof(struct prefix_key) - sizeof(__u32)) % 8 == 0, "prefix_key aligns values");
+_Static_assert(sizeof(struct prefix_key) == 24, "prefix_key");
 
 /*
  * An entry holds for two reasons, each by itself: somebody put it there (listed), or policies name it.
  * expires_ns and scope are those of the former; 0 means never. policies has one bit a policy slot, so
- * that a flip moves lists and limits together. Times are CLOCK_MONOTONIC nanoseconds. prefixlen repeats
- * the key's, for a trie does not say how long the match was.
+ * that a flip moves lists and limits together. Times are CLOCK_MONOTONIC nanoseconds. prefixlen repeats the
+ * key's.
  */
 struct list_entry {
 	__u64 expires_ns;
@@ -171,7 +180,7 @@ struct list_note_key {
 	struct prefix_key prefix;
 	__u32 list;
 };
-_Static_assert(sizeof(struct list_note_key) == 32, "list_note_key");
+_Static_assert(sizeof(struct list_note_key) == 28, "list_note_key");
 
 enum list_id {
 	LIST_ALLOW,

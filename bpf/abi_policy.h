@@ -123,11 +123,11 @@ _Static_assert(sizeof(struct policy) == 64, "policy");
 /*
  * The live word: generation (16 bits), fallback (16), deadline (32, seconds of CLOCK_MONOTONIC). A
  * generation's slot is its lowest bits. From the deadline on (0: none) the fallback is in force, with
- * nobody to flip the word. families has bit 0 where the lists hold IPv4, bit 1 where IPv6.
+ * nobody to flip the word. lists is the word in front of the list index: enum list_index_bits.
  */
 struct control_words {
 	__u64 word;
-	__u64 families;
+	__u64 lists;
 	__u64 hash[HASH_KEYS];
 	__u64 last; /* the highest generation that was ever given, for Go */
 	__u64 tick_ns; /* coarse time is jiffies * tick_ns + jiffies_ns; 0: ask the coarse clock */

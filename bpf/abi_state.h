@@ -24,20 +24,35 @@ struct limit_state {
 _Static_assert(sizeof(struct limit_state) == 64, "limit_state");
 
 /*
+ * The list index, two halves of each table; see index.h.
+ *
+ * hosts: by a hash of the address, of IPv6 of its /64, a word and three bits in it. prefixes4, prefixes6: addresses that
+ * a prefix may touch. entries: by a hash of list and prefix a word, and three bits in it. lengths: those in use, by
+ * half, list, family and part.
+ */
+struct list_index {
+	__u64 hosts[2 * INDEX_HOST_WORDS];
+	__u64 prefixes4[2 * INDEX_PREFIX_WORDS];
+	__u64 prefixes6[2 * INDEX_PREFIX_WORDS];
+	__u64 entries[2 * INDEX_ENTRY_WORDS];
+	__u64 lengths[16];
+};
+
+/*
  * The large tables, side by side in one map, so that a program has the address of each and needs no look-up.
  * Go maps them into memory. Sizes are powers of two, for an index is bounded by a mask.
  *
  * meters: written by the limits stage (compare-and-swap), by `forget` and by the sweep. Never full: a
  * newcomer takes over the oldest slot of its bucket with what that slot owes.
  * limit_states: written by the limits stage: `per: service`, and what full tables let through.
- * list_index: a clear bit proves that no list entry touches the address. Bits are set by Go before the
- * entry is inserted; a bit that stays set costs a lookup and nothing else.
+ * index: a clear bit proves that no list entry touches the address. Bits are set by Go before the
+ * entry is inserted; a bit that stays set costs a lookup and nothing else, until `block compact`.
  * limits, services, ports: written by Go, only in slots that control does not name.
  */
 struct tables {
 	struct bucket meters[METER_BUCKETS];
 	struct limit_state limit_states[LIMIT_IDS];
-	__u64 list_index[LIST_INDEX_WORDS];
+	struct list_index index;
 	struct limit limits[POLICY_SLOTS * MAX_LIMITS];
 	struct service services[POLICY_SLOTS * MAX_SERVICES];
 	struct port_table ports[POLICY_SLOTS];

@@ -29,19 +29,6 @@ __noinline int reread_skb(struct __sk_buff *ctx, struct packet *p)
 				 reread_network(ctx, p, ctx->protocol, load_net);
 }
 
-/*
- * CLOCK_MONOTONIC, to a tick where no limit needs more. The kernel advances jiffies by whole ticks of that clock,
- * so they tell the same as the coarse clock and are one load, not a call.
- */
-static __always_inline __u64 clock_ns(const struct policy *policy)
-{
-	if (policy->precise_clock)
-		return bpf_ktime_get_ns();
-	if (!control.tick_ns)
-		return bpf_ktime_get_coarse_ns();
-	return bpf_jiffies64() * control.tick_ns + control.jiffies_ns;
-}
-
 /* A limit's verdict says what is done; from the deadline of `attach --confirm` on that is nothing. */
 static __always_inline __u32 with_action(__u32 verdict, __u32 slot, __u64 now)
 {
@@ -146,32 +133,15 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 	return with_action(verdict, slot, now);
 }
 
-/* A blocked source does not get even as far as the kernel's own check. */
-static __always_inline int judge_unparsed(const struct packet *p, __u32 slot, __u64 now)
-{
-	if (p->src.family && lists_may_hold(&p->src) &&
-	    lists_judge(p, slot, now) == REFUSE(REASON_BLOCKED))
-		return REFUSE(REASON_BLOCKED);
-	return unparsed(slot);
-}
-
-/* A packet whose shape was refused may be forged at will: it adds to a source, and never makes one. */
-static __always_inline __u32 conclude(const struct packet *p, __u32 slot, __u64 now, __u32 verdict)
-{
-	bool create = p->kind == KIND_NEW || VERDICT_REASON(verdict) == REASON_BLOCKED;
-	struct counts *mine = own_counts();
-
-	if (mine && (p->kind == KIND_NEW || verdict & REFUSED))
-		note(mine, p, slot, SERVICE_IDS, now, verdict, create);
-	return with_action(verdict, slot, now);
-}
-
 /*
- * What a list may hold, and what parse has refused or could not read, to its end. REASON_NONE: neither
- * decides. Never the way of a packet of a flood, unless the lists hold its source.
+ * What a list says, or parse has refused or could not read, to its end; REASON_NONE: neither decides. Of what could not
+ * be read a blocked source does not get even as far as the kernel's own check. A packet whose shape was refused may be
+ * forged at will: it adds to a source, and never makes one.
  */
-__noinline __u32 judge_closely(struct packet *p, int verdict)
+__noinline __u32 conclude(struct packet *p, __u32 verdict, __u32 listed)
 {
+	struct counts *mine = own_counts();
+	bool create;
 	__u32 slot;
 	__u64 now;
 
@@ -179,18 +149,14 @@ __noinline __u32 judge_closely(struct packet *p, int verdict)
 		return REASON_UNPARSED;
 	slot = slot_of(p);
 	now = clock_ns(policy_at(slot));
-	if (verdict == REASON_UNPARSED)
-		verdict = judge_unparsed(p, slot, now);
-	if (!verdict)
-		verdict = lists_judge(p, slot, now);
-	return verdict ? conclude(p, slot, now, verdict) : REASON_NONE;
-}
-
-static __always_inline bool needs_close_look(const struct packet *p, int verdict)
-{
-	if (verdict)
-		return verdict & REFUSED || verdict == REASON_UNPARSED;
-	return lists_may_hold(&p->src);
+	if (!verdict || (verdict == REASON_UNPARSED && listed & REFUSED))
+		verdict = listed;
+	else if (verdict == REASON_UNPARSED)
+		verdict = unparsed(slot);
+	create = p->kind == KIND_NEW || VERDICT_REASON(verdict) == REASON_BLOCKED;
+	if (mine && (p->kind == KIND_NEW || verdict & REFUSED))
+		note(mine, p, slot, SERVICE_IDS, now, verdict, create);
+	return with_action(verdict, slot, now);
 }
 
 /*
@@ -200,10 +166,14 @@ static __always_inline bool needs_close_look(const struct packet *p, int verdict
  */
 static __always_inline __u32 judge(struct counts *mine, struct packet *p, __u32 verdict)
 {
-	__u32 slot;
+	__u32 slot, may = 0, listed = REASON_NONE;
 
-	if (needs_close_look(p, verdict))
-		verdict = judge_closely(p, verdict);
+	if (!verdict || (verdict == REASON_UNPARSED && p->src.family))
+		may = lists_may_hold(&p->src);
+	if (may)
+		listed = lists_judge(p, may);
+	if (listed || verdict & REFUSED || verdict == REASON_UNPARSED)
+		verdict = conclude(p, verdict, listed);
 	if (!verdict)
 		verdict = service_judge(p);
 	if (verdict)

@@ -48,6 +48,7 @@ const struct {
 	enum listen listen;
 	enum policy_text policy_text;
 	enum list_id list_id;
+	enum list_index_bits list_index_bits;
 	enum source_flag source_flag;
 } *const names_for_go __attribute__((unused)) = 0;
 

@@ -7,36 +7,9 @@
  * none of the wider ones.
  */
 
-#include "maps.h"
+#include "index.h"
 #include "packet.h"
-
-#define LPM_FAMILY_BITS 32
-#define LPM_MAX_BITS (LPM_FAMILY_BITS + 128)
-
-static __always_inline bool index_bit(__u32 bit)
-{
-	__u32 word = bit >> 6;
-
-	if (word >= LIST_INDEX_WORDS)
-		return true;
-	return *(volatile __u64 *)&tables.list_index[word] >> (bit & 63) & 1;
-}
-
-/* The upper 22 bits of a multiplicative hash: an attacker who collides with it gains nothing. */
-static __always_inline __u32 index_hash_v6(__u32 top)
-{
-	return bpf_ntohl(top) * 0x9e3779b1U >> 10;
-}
-
-/* Empty lists cost one word that every packet reads; the bitmap is too large for a cache. */
-static __always_inline bool lists_may_hold(const struct addr *a)
-{
-	__u64 families = *(volatile __u64 *)&control.families;
-
-	if (a->family == 4)
-		return families & 1 && index_bit(bpf_ntohl(a->word[0]) >> 8);
-	return families & 2 && index_bit(LIST_INDEX_WORDS4 * 64 + index_hash_v6(a->word[0]));
-}
+#include "service.h"
 
 /* What a packet is held against an entry by. */
 struct listed {
@@ -76,28 +49,41 @@ static __always_inline bool hosts_hold(void *hosts, struct prefix_key *key, cons
 	return entry_hit(bpf_map_lookup_elem(hosts, key), by);
 }
 
-/* State of a climb from the longest matching prefix to ever wider ones. */
+/* A climb from the longest prefix that may hold a source to ever wider ones. */
 struct climb {
-	struct prefix_key key;
+	const struct packet *p;
 	struct listed by;
+	__u64 left; /* as prefixes_that_may tells them */
+	__u32 what;
 	bool found;
 };
 
-/*
- * The trie answers with the longest match of at most key.prefixlen bits. A match that does not cover
- * the packet is passed by asking for anything shorter.
- */
+/* The prefix of an address that number and part stand for; see entry_bit. */
+static __always_inline void key_of(struct prefix_key *key, const struct addr *a, __u32 number,
+				   __u32 part)
+{
+	__u64 bits = first_bits(number);
+	__be32 first = bpf_htonl(bits >> 32), second = bpf_htonl((__u32)bits);
+
+	key->prefixlen = 63 - number + 64 * part;
+	key->addr.family = a->family;
+	key->addr.word[0] = part ? a->word[0] : a->word[0] & first;
+	key->addr.word[1] = part ? a->word[1] : a->word[1] & second;
+	key->addr.word[2] = part ? a->word[2] & first : 0;
+	key->addr.word[3] = part ? a->word[3] & second : 0;
+}
+
 static __always_inline long climb_step(struct climb *c, void *prefixes)
 {
-	struct list_entry *e = bpf_map_lookup_elem(prefixes, &c->key);
+	__u64 low = c->left & -c->left;
+	struct prefix_key key;
 
-	if (!e)
+	if (!low)
 		return 1;
-	c->found = entry_hit(e, &c->by);
-	if (c->found || e->prefixlen <= LPM_FAMILY_BITS || e->prefixlen > c->key.prefixlen)
-		return 1;
-	c->key.prefixlen = e->prefixlen - 1;
-	return 0;
+	c->left ^= low;
+	key_of(&key, &c->p->src, bit_number(low), c->what & 1);
+	c->found = entry_hit(bpf_map_lookup_elem(prefixes, &key), &c->by);
+	return c->found;
 }
 
 static long climb_allow(__u32 index, void *c)
@@ -110,38 +96,63 @@ static long climb_block(__u32 index, void *c)
 	return climb_step(c, &block_prefixes);
 }
 
-static __always_inline struct climb climb_from(const struct packet *p, const struct listed *by)
+/* Worst case one lookup a prefix length, when that many nested entries lapsed. how: policies and asks of listed. */
+__noinline int prefixes_hold(const struct packet *p, __u64 word, __u32 what, __u64 now, __u32 how)
 {
-	struct climb c = {
-		.key = { .prefixlen = p->src.family == 4 ? LPM_FAMILY_BITS + 32 : LPM_MAX_BITS,
-			 .addr = p->src },
-		.by = *by,
-	};
+	struct climb c = { .p = p,
+			   .what = what,
+			   .by = { .now = now, .policies = how, .asks = how >> 8 } };
 
-	return c;
+	if (!p)
+		return 0;
+	c.left = prefixes_that_may(word, &p->src, what);
+	if (!c.left)
+		return 0;
+	if (what >> 2 == LIST_ALLOW)
+		bpf_loop(64, climb_allow, &c, 0);
+	else
+		bpf_loop(64, climb_block, &c, 0);
+	return c.found;
 }
 
-/* p's family is 4 or 6. Worst case one lookup a prefix length, when that many nested entries lapsed. */
-__noinline int lists_judge(const struct packet *p, __u32 slot, __u64 now)
+/* What a source asks the lists by. */
+struct asked {
+	const struct packet *p;
+	struct listed by;
+	__u32 may;
+};
+
+static __always_inline bool list_holds(const struct asked *q, __u32 list, void *hosts,
+				       __u32 may_host)
 {
-	struct listed by = { .now = now, .policies = 1 << (slot & (POLICY_SLOTS - 1)) };
-	struct prefix_key key = {};
-	struct climb c;
+	__u32 how = q->by.policies | (__u32)q->by.asks << 8, family = q->p->src.family;
+	struct prefix_key key = { .addr = q->p->src };
+	__u64 word;
+
+	if (q->may & may_host && hosts_hold(hosts, &key, &q->by))
+		return true;
+	if (!(q->may & MAY_PREFIX))
+		return false;
+	word = index_control();
+	if (family != 4 && prefixes_hold(q->p, word, index_what(list, family, 1), q->by.now, how))
+		return true;
+	return prefixes_hold(q->p, word, index_what(list, family, 0), q->by.now, how);
+}
+
+/* p's family is 4 or 6; may is what lists_may_hold said of its source. */
+__noinline int lists_judge(struct packet *p, __u32 may)
+{
+	struct asked q = { .p = p, .may = may };
+	__u32 slot;
 
 	if (!p)
 		return REASON_NONE;
-	by.asks = p->kind == KIND_NEW || (p->kind == KIND_DATAGRAM && p->quic == QUIC_MAY_ASK);
-	key.addr = p->src;
-	if (hosts_hold(&allow_hosts, &key, &by))
+	slot = slot_of(p);
+	q.by.now = clock_ns(policy_at(slot));
+	q.by.policies = 1 << slot;
+	q.by.asks = p->kind == KIND_NEW || (p->kind == KIND_DATAGRAM && p->quic == QUIC_MAY_ASK);
+	if (list_holds(&q, LIST_ALLOW, &allow_hosts, MAY_ALLOW_HOST))
 		return REASON_ALLOWED;
-	c = climb_from(p, &by);
-	bpf_loop(LPM_MAX_BITS + 1, climb_allow, &c, 0);
-	if (c.found)
-		return REASON_ALLOWED;
-	key.addr = p->src;
-	if (hosts_hold(&block_hosts, &key, &by))
-		return REFUSE(REASON_BLOCKED);
-	c = climb_from(p, &by);
-	bpf_loop(LPM_MAX_BITS + 1, climb_block, &c, 0);
-	return c.found ? REFUSE(REASON_BLOCKED) : REASON_NONE;
+	return list_holds(&q, LIST_BLOCK, &block_hosts, MAY_BLOCK_HOST) ? REFUSE(REASON_BLOCKED) :
+									  REASON_NONE;
 }

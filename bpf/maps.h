@@ -66,11 +66,10 @@ struct {
 } quic_recent SEC(".maps");
 
 /*
- * The lists: hosts and IPv6 /64s in a hash, every other prefix in a trie. Written by Go (the data
- * path only adds to hits). Full: ended entries make room, else the
- * command that adds is refused.
+ * The lists: hosts and IPv6 /64s, and every other prefix. Written by Go (the data path only adds to hits). Full: ended
+ * entries make room, else the command that adds is refused. Sizes are those without --max flags.
  */
-#define LIST_HOSTS(name, size)                        \
+#define LIST(name, size)                              \
 	struct {                                      \
 		__uint(type, BPF_MAP_TYPE_HASH);      \
 		__uint(map_flags, BPF_F_NO_PREALLOC); \
@@ -79,19 +78,10 @@ struct {
 		__type(value, struct list_entry);     \
 	} name SEC(".maps")
 
-#define LIST_PREFIXES(name, size)                     \
-	struct {                                      \
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);  \
-		__uint(map_flags, BPF_F_NO_PREALLOC); \
-		__uint(max_entries, size);            \
-		__type(key, struct prefix_key);       \
-		__type(value, struct list_entry);     \
-	} name SEC(".maps")
-
-LIST_HOSTS(allow_hosts, 131072);
-LIST_PREFIXES(allow_prefixes, 131072);
-LIST_HOSTS(block_hosts, 1048576);
-LIST_PREFIXES(block_prefixes, 262144);
+LIST(allow_hosts, 131072);
+LIST(allow_prefixes, 131072);
+LIST(block_hosts, 1048576);
+LIST(block_prefixes, 262144);
 
 /* Written and read by Go only. Full: the entry stands without its note. */
 struct {

@@ -2,10 +2,7 @@
 
 package datapath
 
-import (
-	"fmt"
-	"net/netip"
-)
+import "net/netip"
 
 // Check says what would happen to the next new TCP connection of addr to the one service that there is.
 func (i *Instance) Check(addr netip.Addr) (Verdict, error) { return i.CheckAt(addr, netip.AddrPort{}) }
@@ -68,12 +65,17 @@ func (i *Instance) covering(l List, addr netip.Addr) (*Entry, error) {
 	return i.coveringThat(l, addr, i.holds)
 }
 
-// coveringThat is covering among the entries that hold says.
+// coveringThat is covering among the entries that hold says. Prefixes of lengths that no entry has are not asked for.
 func (i *Instance) coveringThat(l List, addr netip.Addr, hold func(limiterListEntry) bool) (*Entry, error) {
-	m := i.list(l)
+	m, index := i.list(l), listIndex{i.memory}
 	tries := []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())}
 	if addr.Is6() {
 		tries = append(tries, netip.PrefixFrom(addr, 64).Masked())
+	}
+	for bits := addr.BitLen() - 1; bits >= 0; bits-- {
+		if p := netip.PrefixFrom(addr, bits).Masked(); index.lengthInUse(l, p) {
+			tries = append(tries, p)
+		}
 	}
 	for _, p := range tries {
 		target, key := m.place(p)
@@ -86,32 +88,5 @@ func (i *Instance) coveringThat(l List, addr netip.Addr, hold func(limiterListEn
 			return &entry, nil
 		}
 	}
-	return i.coveringPrefix(m, addr, hold)
-}
-
-func (i *Instance) coveringPrefix(m listMaps, addr netip.Addr, hold func(limiterListEntry) bool) (*Entry, error) {
-	key := limiterPrefixKey{Prefixlen: uint32(addr.BitLen()) + lpmFamilyBits, Addr: dataAddr(addr)}
-	for {
-		var e limiterListEntry
-		err := m.prefixes.Lookup(key, &e)
-		if isMissing(err) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("look up %s: %w", addr, err)
-		}
-		if e.Prefixlen < lpmFamilyBits || e.Prefixlen > key.Prefixlen {
-			return nil, fmt.Errorf("look up %s: the entry's prefix length %d makes no sense: the pins are damaged", addr, e.Prefixlen)
-		}
-		if hold(e) {
-			p := netip.PrefixFrom(addr, int(e.Prefixlen)-lpmFamilyBits).Masked()
-			_, exact := m.place(p)
-			entry := i.entry(m, p, exact, e)
-			return &entry, nil
-		}
-		if e.Prefixlen == lpmFamilyBits {
-			return nil, nil
-		}
-		key.Prefixlen = e.Prefixlen - 1
-	}
+	return nil, nil
 }

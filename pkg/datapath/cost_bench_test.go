@@ -115,6 +115,10 @@ func measureCost(b *testing.B, path costPath) {
 // costBench is an instance that is pinned nowhere and every program on its maps, specialised as the state
 // that prepare makes needs them.
 func costBench(b *testing.B, prepare func(*Instance) error) map[string]*ebpf.Program {
+	return costBenchCollection(b, prepare).Programs
+}
+
+func costBenchCollection(b *testing.B, prepare func(*Instance) error) *ebpf.Collection {
 	m, err := createMaps()
 	if err != nil {
 		b.Fatal(err)
@@ -139,7 +143,7 @@ func costBench(b *testing.B, prepare func(*Instance) error) map[string]*ebpf.Pro
 		b.Fatal(err)
 	}
 	b.Cleanup(coll.Close)
-	return coll.Programs
+	return coll
 }
 
 // nsPerPacket is the CPU time that the calling thread spent on a test run, over its packets: the

@@ -100,7 +100,8 @@ func (x *trial) prepare() error {
 	if x.variant.block() < blockSource {
 		return nil
 	}
-	x.control.Families = 3
+	hosts := uint64(limiterListIndexBitsINDEX_HOSTS)
+	x.control.Lists = hosts | hosts<<limiterListIndexBitsINDEX_FAMILY_BITS
 	return x.maps.BlockHosts.Put(x.blockKey(), limiterListEntry{Prefixlen: 8 * uint32(len(x.want.source)), Listed: 1})
 }
 
@@ -109,7 +110,7 @@ func (x *trial) isKnown() bool { return x.want.source != nil && x.variant.known(
 
 func (x *trial) clear() error {
 	clear(x.meters)
-	x.control.Families = 0
+	x.control.Lists = 0
 	var errs []error
 	if x.want.source != nil && x.variant.block() >= blockSource {
 		errs = append(errs, x.maps.BlockHosts.Delete(x.blockKey()))

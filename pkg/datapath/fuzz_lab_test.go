@@ -197,8 +197,10 @@ func (l *fuzzLab) fill(t testing.TB) error {
 	}
 	t.Cleanup(func() { counters.close() })
 	l.counters = unsafe.Slice((*limiterCounts)(unsafe.Pointer(&counters.all[0])), len(fuzzHooks))
-	for at := range l.tables.ListIndex {
-		l.tables.ListIndex[at] = ^uint64(0)
+	for _, table := range [][]uint64{l.tables.Index.Hosts[:], l.tables.Index.Entries[:]} {
+		for at := range table {
+			table[at] = ^uint64(0)
+		}
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ type hashTestChangeMark struct {
 type hashTestControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
-	Families  uint64
+	Lists     uint64
 	Hash      [3]uint64
 	Last      uint64
 	TickNs    uint64
@@ -176,7 +176,6 @@ type hashTestPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Addr      hashTestAddr
-	Pad       uint32
 }
 
 type hashTestQuicBucket struct {
@@ -229,8 +228,15 @@ type hashTestTables struct {
 		AggregateTatNs uint64
 		Pad            [6]uint64
 	}
-	ListIndex [327680]uint64
-	Limits    [16384]struct {
+	Index struct {
+		_         structs.HostLayout
+		Hosts     [262144]uint64
+		Prefixes4 [131072]uint64
+		Prefixes6 [131072]uint64
+		Entries   [524288]uint64
+		Lengths   [16]uint64
+	}
+	Limits [16384]struct {
 		_                   structs.HostLayout
 		Seed                uint64
 		Cost                uint64

@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 3
+	limiterAbiABI_VERSION       limiterAbi = 4
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -29,9 +29,6 @@ const (
 	limiterAbiNEAR_IDS          limiterAbi = 64
 	limiterAbiQUIC_BUCKETS      limiterAbi = 65536
 	limiterAbiQUIC_WAYS         limiterAbi = 8
-	limiterAbiLIST_INDEX_WORDS4 limiterAbi = 262144
-	limiterAbiLIST_INDEX_WORDS6 limiterAbi = 65536
-	limiterAbiLIST_INDEX_WORDS  limiterAbi = 327680
 )
 
 type limiterAction uint32
@@ -64,7 +61,7 @@ type limiterChangeMark struct {
 type limiterControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
-	Families  uint64
+	Lists     uint64
 	Hash      [3]uint64
 	Last      uint64
 	TickNs    uint64
@@ -236,6 +233,32 @@ const (
 	limiterListIdLIST_BLOCK limiterListId = 1
 )
 
+type limiterListIndex struct {
+	_         structs.HostLayout
+	Hosts     [262144]uint64
+	Prefixes4 [131072]uint64
+	Prefixes6 [131072]uint64
+	Entries   [524288]uint64
+	Lengths   [16]uint64
+}
+
+type limiterListIndexBits uint32
+
+const (
+	limiterListIndexBitsINDEX_HOSTS        limiterListIndexBits = 1
+	limiterListIndexBitsINDEX_PREFIXES     limiterListIndexBits = 2
+	limiterListIndexBitsINDEX_FAMILY_BITS  limiterListIndexBits = 2
+	limiterListIndexBitsINDEX_HOLDS_BITS   limiterListIndexBits = 4
+	limiterListIndexBitsINDEX_WRITE_BOTH   limiterListIndexBits = 256
+	limiterListIndexBitsINDEX_HOST_SHIFT   limiterListIndexBits = 17
+	limiterListIndexBitsINDEX_HOST_WORDS   limiterListIndexBits = 131072
+	limiterListIndexBitsINDEX_HALF         limiterListIndexBits = 131072
+	limiterListIndexBitsINDEX_PREFIX_SHIFT limiterListIndexBits = 16
+	limiterListIndexBitsINDEX_PREFIX_WORDS limiterListIndexBits = 65536
+	limiterListIndexBitsINDEX_ENTRY_SHIFT  limiterListIndexBits = 18
+	limiterListIndexBitsINDEX_ENTRY_WORDS  limiterListIndexBits = 262144
+)
+
 type limiterListNote struct {
 	_       structs.HostLayout
 	Created uint64
@@ -326,7 +349,6 @@ type limiterPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Addr      limiterAddr
-	Pad       uint32
 }
 
 type limiterQuicBucket struct {
@@ -445,8 +467,15 @@ type limiterTables struct {
 		AggregateTatNs uint64
 		Pad            [6]uint64
 	}
-	ListIndex [327680]uint64
-	Limits    [16384]struct {
+	Index struct {
+		_         structs.HostLayout
+		Hosts     [262144]uint64
+		Prefixes4 [131072]uint64
+		Prefixes6 [131072]uint64
+		Entries   [524288]uint64
+		Lengths   [16]uint64
+	}
+	Limits [16384]struct {
 		_                   structs.HostLayout
 		Seed                uint64
 		Cost                uint64

@@ -22,7 +22,7 @@ type limiterBenchChangeMark struct {
 type limiterBenchControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
-	Families  uint64
+	Lists     uint64
 	Hash      [3]uint64
 	Last      uint64
 	TickNs    uint64
@@ -142,7 +142,6 @@ type limiterBenchPrefixKey struct {
 		Family uint32
 		Word   [4]uint32
 	}
-	Pad uint32
 }
 
 type limiterBenchQuicBucket struct {
@@ -203,8 +202,15 @@ type limiterBenchTables struct {
 		AggregateTatNs uint64
 		Pad            [6]uint64
 	}
-	ListIndex [327680]uint64
-	Limits    [16384]struct {
+	Index struct {
+		_         structs.HostLayout
+		Hosts     [262144]uint64
+		Prefixes4 [131072]uint64
+		Prefixes6 [131072]uint64
+		Entries   [524288]uint64
+		Lengths   [16]uint64
+	}
+	Limits [16384]struct {
 		_                   structs.HostLayout
 		Seed                uint64
 		Cost                uint64
@@ -253,6 +259,7 @@ const (
 	limiterBenchMapBlockPrefixes   = "block_prefixes"
 	limiterBenchMapChanges         = "changes"
 	limiterBenchMapCounters        = "counters"
+	limiterBenchMapDrawn           = "drawn"
 	limiterBenchMapInterfaces      = "interfaces"
 	limiterBenchMapLimitBases      = "limit_bases"
 	limiterBenchMapLimitCounters   = "limit_counters"
@@ -267,8 +274,11 @@ const (
 	limiterBenchMapServiceNames    = "service_names"
 	limiterBenchMapSets            = "sets"
 	limiterBenchMapSources         = "sources"
+	limiterBenchMapTurn            = "turn"
+	limiterBenchProgFloorDrawn     = "floor_drawn"
 	limiterBenchProgFloorParse     = "floor_parse"
 	limiterBenchProgFloorRandom    = "floor_random"
+	limiterBenchProgJourneyDrawn   = "journey_drawn"
 	limiterBenchProgJourneyRandom  = "journey_random"
 	limiterBenchProgSynwardTc      = "synward_tc"
 	limiterBenchProgSynwardXdp     = "synward_xdp"
@@ -324,8 +334,10 @@ type limiterBenchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterBenchProgramSpecs struct {
+	FloorDrawn    *ebpf.ProgramSpec `ebpf:"floor_drawn"`
 	FloorParse    *ebpf.ProgramSpec `ebpf:"floor_parse"`
 	FloorRandom   *ebpf.ProgramSpec `ebpf:"floor_random"`
+	JourneyDrawn  *ebpf.ProgramSpec `ebpf:"journey_drawn"`
 	JourneyRandom *ebpf.ProgramSpec `ebpf:"journey_random"`
 	SynwardTc     *ebpf.ProgramSpec `ebpf:"synward_tc"`
 	SynwardXdp    *ebpf.ProgramSpec `ebpf:"synward_xdp"`
@@ -341,6 +353,7 @@ type limiterBenchMapSpecs struct {
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Drawn           *ebpf.MapSpec `ebpf:"drawn"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -355,6 +368,7 @@ type limiterBenchMapSpecs struct {
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Turn            *ebpf.MapSpec `ebpf:"turn"`
 }
 
 // limiterBenchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -397,6 +411,7 @@ type limiterBenchMaps struct {
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Drawn           *ebpf.Map `ebpf:"drawn"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -411,6 +426,7 @@ type limiterBenchMaps struct {
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Turn            *ebpf.Map `ebpf:"turn"`
 }
 
 func (m *limiterBenchMaps) Close() error {
@@ -421,6 +437,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.BlockPrefixes,
 		m.Changes,
 		m.Counters,
+		m.Drawn,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,
@@ -435,6 +452,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.ServiceNames,
 		m.Sets,
 		m.Sources,
+		m.Turn,
 	)
 }
 
@@ -456,8 +474,10 @@ type limiterBenchVariables struct {
 //
 // It can be passed to loadLimiterBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterBenchPrograms struct {
+	FloorDrawn    *ebpf.Program `ebpf:"floor_drawn"`
 	FloorParse    *ebpf.Program `ebpf:"floor_parse"`
 	FloorRandom   *ebpf.Program `ebpf:"floor_random"`
+	JourneyDrawn  *ebpf.Program `ebpf:"journey_drawn"`
 	JourneyRandom *ebpf.Program `ebpf:"journey_random"`
 	SynwardTc     *ebpf.Program `ebpf:"synward_tc"`
 	SynwardXdp    *ebpf.Program `ebpf:"synward_xdp"`
@@ -465,8 +485,10 @@ type limiterBenchPrograms struct {
 
 func (p *limiterBenchPrograms) Close() error {
 	return _LimiterBenchClose(
+		p.FloorDrawn,
 		p.FloorParse,
 		p.FloorRandom,
+		p.JourneyDrawn,
 		p.JourneyRandom,
 		p.SynwardTc,
 		p.SynwardXdp,

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lpmFamilyBits is how much of a trie key the family takes in front of the address.
+// lpmFamilyBits is how much of the key of a policy's tries the family takes in front of the address.
 const lpmFamilyBits = 32
 
 // scopeBits is how much of the key of a policy's tries the scope takes, in front of that.
@@ -42,25 +42,22 @@ func (i *Instance) list(l List) listMaps {
 
 func (m listMaps) maps() []*ebpf.Map { return []*ebpf.Map{m.hosts, m.prefixes} }
 
-// place says which map a prefix lives in and its key there: hosts and IPv6 /64s in the hash.
+// inHosts: the prefix is a host or an IPv6 /64.
+func inHosts(p netip.Prefix) bool { return p.IsSingleIP() || p.Addr().Is6() && p.Bits() == 64 }
+
+// place says which map a prefix lives in and its key there.
 func (m listMaps) place(p netip.Prefix) (*ebpf.Map, limiterPrefixKey) {
 	key := limiterPrefixKey{Prefixlen: uint32(p.Bits()), Addr: dataAddr(p.Addr())}
-	if p.IsSingleIP() || p.Addr().Is6() && p.Bits() == 64 {
+	if inHosts(p) {
 		return m.hosts, key
 	}
-	key.Prefixlen += lpmFamilyBits
 	return m.prefixes, key
 }
 
 // prefixOf is the reverse of place. Pinned maps are input: what makes no sense is not ok.
-func (m listMaps) prefixOf(key limiterPrefixKey, trie bool) (netip.Prefix, bool) {
-	addr := netAddr(key.Addr)
-	length := int(key.Prefixlen)
-	if trie {
-		length -= lpmFamilyBits
-	}
-	p := netip.PrefixFrom(addr, length)
-	return p, p.IsValid()
+func prefixOf(key limiterPrefixKey) (netip.Prefix, bool) {
+	p := netip.PrefixFrom(netAddr(key.Addr), int(key.Prefixlen))
+	return p, p.IsValid() && p == p.Masked()
 }
 
 // Add puts entries on a list; one that is there already is replaced and keeps its hits. All are
@@ -74,7 +71,7 @@ func (i *Instance) Add(l List, entries []Entry) error {
 	var undo []func() error
 	for _, e := range entries {
 		e.Prefix = e.Prefix.Masked()
-		index.set(e.Prefix)
+		index.set(l, e.Prefix)
 		back, err := i.put(m, e)
 		if err != nil {
 			slices.Reverse(undo)
@@ -122,7 +119,7 @@ func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
 	}, nil
 }
 
-// listIsFull: a hash says E2BIG and a trie ENOSPC.
+// listIsFull: a hash says E2BIG, and a trie, as those of the sets, ENOSPC.
 func listIsFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) }
 
 // sweepExpired deletes the entries of a list that have ended, with their notes, and counts them.
@@ -161,11 +158,11 @@ func entryValue(key limiterPrefixKey, before limiterListEntry, e Entry) limiterL
 	return value
 }
 
-// exact reads the entry of just this prefix; a trie would answer with a wider one.
+// exact reads the entry of just this prefix.
 func (m listMaps) exact(target *ebpf.Map, key limiterPrefixKey) (limiterListEntry, bool, error) {
 	var e limiterListEntry
 	err := target.Lookup(key, &e)
-	if isMissing(err) || err == nil && e.Prefixlen != key.Prefixlen {
+	if isMissing(err) {
 		return limiterListEntry{}, false, nil
 	}
 	if err != nil {
@@ -247,7 +244,7 @@ func (i *Instance) Entries(l List) ([]Entry, error) {
 		var value limiterListEntry
 		iter := from.Iterate()
 		for iter.Next(&key, &value) {
-			p, ok := m.prefixOf(key, from == m.prefixes)
+			p, ok := prefixOf(key)
 			if !ok || !i.holds(value) {
 				continue
 			}

@@ -20,7 +20,7 @@ func (i *Instance) setPolicyBit(l List, prefixes []netip.Prefix, slot uint32) er
 	index := listIndex{i.memory}
 	m := i.list(l)
 	for _, p := range prefixes {
-		index.set(p)
+		index.set(l, p)
 		target, key := m.place(p)
 		e, found, err := m.exact(target, key)
 		if err != nil {
@@ -85,20 +85,8 @@ func marked(from *ebpf.Map, slot uint32) ([]limiterPrefixKey, error) {
 	return out, err
 }
 
-// eachEntry walks a map of a list: a hash by batches, a trie, which cannot, one by one.
+// eachEntry walks a map of a list by batches. What comes or goes meanwhile may be visited or not.
 func eachEntry(from *ebpf.Map, visit func(limiterPrefixKey, limiterListEntry)) error {
-	if from.Type() != ebpf.Hash {
-		var key limiterPrefixKey
-		var e limiterListEntry
-		iter := from.Iterate()
-		for iter.Next(&key, &e) {
-			visit(key, e)
-		}
-		if err := iter.Err(); err != nil {
-			return fmt.Errorf("read list: %w", err)
-		}
-		return nil
-	}
 	var cursor ebpf.MapBatchCursor
 	keys, values := make([]limiterPrefixKey, readBatch), make([]limiterListEntry, readBatch)
 	for {

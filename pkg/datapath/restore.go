@@ -17,10 +17,9 @@ func (i *Instance) Load(l List, entries []Entry) error {
 		return err
 	}
 	i.log.listed += maxListLog + 1 // too many to tell
-	m := i.list(l)
 	left := 0
 	for chunk := range slices.Chunk(entries, readBatch) {
-		unfit, err := i.loadChunk(m, chunk)
+		unfit, err := i.loadChunk(l, chunk)
 		if err != nil {
 			return err
 		}
@@ -33,13 +32,13 @@ func (i *Instance) Load(l List, entries []Entry) error {
 }
 
 // loadChunk writes hosts by one call, and what a trie holds one by one.
-func (i *Instance) loadChunk(m listMaps, chunk []Entry) (unfit int, err error) {
-	index := listIndex{i.memory}
+func (i *Instance) loadChunk(l List, chunk []Entry) (unfit int, err error) {
+	index, m := listIndex{i.memory}, i.list(l)
 	var keys []limiterPrefixKey
 	var values []limiterListEntry
 	for _, e := range chunk {
 		e.Prefix = e.Prefix.Masked()
-		index.set(e.Prefix)
+		index.set(l, e.Prefix)
 		target, key := m.place(e.Prefix)
 		before, _, err := m.exact(target, key)
 		if err != nil {

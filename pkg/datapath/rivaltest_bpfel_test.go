@@ -22,7 +22,7 @@ type rivalTestChangeMark struct {
 type rivalTestControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
-	Families  uint64
+	Lists     uint64
 	Hash      [3]uint64
 	Last      uint64
 	TickNs    uint64
@@ -142,7 +142,6 @@ type rivalTestPrefixKey struct {
 		Family uint32
 		Word   [4]uint32
 	}
-	Pad uint32
 }
 
 type rivalTestQuicBucket struct {
@@ -203,8 +202,15 @@ type rivalTestTables struct {
 		AggregateTatNs uint64
 		Pad            [6]uint64
 	}
-	ListIndex [327680]uint64
-	Limits    [16384]struct {
+	Index struct {
+		_         structs.HostLayout
+		Hosts     [262144]uint64
+		Prefixes4 [131072]uint64
+		Prefixes6 [131072]uint64
+		Entries   [524288]uint64
+		Lengths   [16]uint64
+	}
+	Limits [16384]struct {
 		_                   structs.HostLayout
 		Seed                uint64
 		Cost                uint64

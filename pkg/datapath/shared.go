@@ -18,7 +18,7 @@ type sharedTables struct {
 	_           structs.HostLayout
 	Meters      [limiterAbiMETER_BUCKETS]limiterBucket
 	LimitStates [limiterAbiLIMIT_IDS]limiterLimitState
-	ListIndex   [limiterAbiLIST_INDEX_WORDS]uint64
+	Index       limiterListIndex
 	Limits      [limiterAbiPOLICY_SLOTS * limiterAbiMAX_LIMITS]limiterLimit
 	Services    [limiterAbiPOLICY_SLOTS * limiterAbiMAX_SERVICES]limiterService
 	Ports       [limiterAbiPOLICY_SLOTS]limiterPortTable
@@ -27,7 +27,7 @@ type sharedTables struct {
 type sharedControl struct {
 	_         structs.HostLayout
 	Word      uint64
-	Families  uint64
+	Lists     uint64
 	Hash      hashOdd
 	Last      uint64
 	TickNs    uint64

@@ -164,6 +164,13 @@ func (l List) String() string {
 	return "block"
 }
 
+func (l List) id() limiterListId {
+	if l == Allow {
+		return limiterListIdLIST_ALLOW
+	}
+	return limiterListIdLIST_BLOCK
+}
+
 // Scope is which packets of a source a block entry covers.
 type Scope string
 
