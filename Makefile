@@ -17,10 +17,10 @@ export CLANG CLANG_FORMAT
 export PATH := $(PATH):/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate fmt lint check test test-vm bench-check budget demo clean
+.PHONY: help build generate fmt lint check test test-vm bench-check budget demo packages test-packages test-boot clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## Build bin/synward
 	@scripts/setup.sh build
@@ -73,5 +73,17 @@ demo: build ## Show the limiter at work between network namespaces
 	@scripts/setup.sh demo
 	@scripts/demo.sh
 
+packages: ## Build dist/*.deb and dist/*.rpm, for amd64 and arm64
+	@scripts/setup.sh packages
+	@scripts/package/build.sh dist
+
+test-packages: ## Install, upgrade, remove and purge the packages in a clean Debian; look at the units (needs root)
+	@scripts/setup.sh test-packages
+	@scripts/package/test.sh
+
+test-boot: ## Install the deb in a VM with systemd, reboot it, and look what came back (KERNELS=)
+	@scripts/setup.sh test-boot
+	@scripts/package/test-boot.sh $(KERNELS)
+
 clean: ## Remove what the build left
-	rm -rf bin
+	rm -rf bin dist

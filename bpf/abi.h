@@ -143,7 +143,8 @@ struct addr {
 };
 _Static_assert(sizeof(struct addr) == 20, "addr");
 
-/* Key of the lists: prefixlen bits of the address, all others zero. */
+/* Key of the lists: all bits of the address are zero behind prefixlen, which of hosts counts those of the
+ * address, and of prefixes those of the family as well. */
 struct prefix_key {
 	__u32 prefixlen;
 	struct addr addr;

@@ -11,6 +11,9 @@
 #include "packet.h"
 #include "service.h"
 
+/* The length of a key counts the bits of the family too, where prefixes are. */
+#define PREFIX_FAMILY_BITS 32
+
 /* What a packet is held against an entry by. */
 struct listed {
 	__u64 now;
@@ -65,7 +68,7 @@ static __always_inline void key_of(struct prefix_key *key, const struct addr *a,
 	__u64 bits = first_bits(number);
 	__be32 first = bpf_htonl(bits >> 32), second = bpf_htonl((__u32)bits);
 
-	key->prefixlen = 63 - number + 64 * part;
+	key->prefixlen = PREFIX_FAMILY_BITS + 63 - number + 64 * part;
 	key->addr.family = a->family;
 	key->addr.word[0] = part ? a->word[0] : a->word[0] & first;
 	key->addr.word[1] = part ? a->word[1] : a->word[1] & second;

@@ -45,6 +45,7 @@ check_gofmt() {
 
 check_vet() {
 	go vet ./...
+	go vet -tags man ./cmd/synward
 }
 
 check_staticcheck() {

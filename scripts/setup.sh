@@ -75,6 +75,13 @@ need_qemu() {
 	fi
 }
 
+# A clean Debian to install packages in.
+need_root_tree() {
+	command_of debootstrap debootstrap
+	command_of tar tar
+	file_of /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+}
+
 need() {
 	case $1 in
 	build) need_go ;;
@@ -111,8 +118,26 @@ need() {
 		need_test_tools
 		need_qemu
 		;;
+	packages)
+		need_go
+		command_of git git
+		;;
+	test-packages)
+		need packages
+		need_root_tree
+		need_test_tools
+		command_of ip iproute2
+		command_of rpm rpm
+		;;
+	test-boot)
+		need packages
+		need_root_tree
+		need_qemu
+		command_of mkfs.ext4 e2fsprogs
+		command_of cpio cpio
+		;;
 	*)
-		echo "setup: unknown target $1 (build demo test generate fmt lint check test-vm)" >&2
+		echo "setup: unknown target $1 (build demo test generate fmt lint check test-vm packages test-packages test-boot)" >&2
 		exit 2
 		;;
 	esac

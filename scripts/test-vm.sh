@@ -19,7 +19,9 @@ kernels=("$@")
 [ $# -gt 0 ] || kernels=(6.1)
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# The other version that tests of upgrades take turns with; the guests have no Go to build it.
+other=pkg/datapath/testdata/otherabi
+trap 'rm -rf "$work" "$other"' EXIT
 
 # build: one static binary for each package that has tests, listed in $work/list.
 build() {
@@ -31,6 +33,7 @@ build() {
 		echo "test-vm: no tests in $packages" >&2
 		return 1
 	}
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build -tags otherabi -trimpath -ldflags='-s -w' -o "$other/synward" ./cmd/synward
 	while read -r package directory; do
 		number=$((number + 1))
 		CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go test -c -vet=off -trimpath -ldflags='-s -w' \

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/state"
 )
@@ -32,8 +34,9 @@ type env struct {
 	// tick sends after every d until stop is called.
 	tick   func(d time.Duration) (ticks <-chan time.Time, stop func())
 	getenv func(string) string
-	euid   int
-	kernel kernel
+	// uid is who the process is for the audit log, euid what it may do.
+	uid, euid int
+	kernel    kernel
 	// pinDir is set from the flag before a command runs.
 	pinDir string
 	// pinDirTyped: --pin-dir was given, so a proposed command must repeat it.
@@ -43,7 +46,7 @@ type env struct {
 func newEnv() *env {
 	return &env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now, tick: ticker, getenv: os.Getenv,
-		euid: os.Geteuid(), kernel: linux{},
+		uid: os.Getuid(), euid: os.Geteuid(), kernel: linux{},
 	}
 }
 
@@ -57,12 +60,20 @@ func ticker(d time.Duration) (<-chan time.Time, func()) {
 func run(args []string, e *env) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	recorder := &recorder{kernel: e.kernel, now: e.now}
+	e.kernel = recorder
 	root := newRootCmd(e)
 	root.SetArgs(args)
+	prepare := root.PersistentPreRunE
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		recorder.readsOnly = readsOnly(cmd)
+		return prepare(cmd, args)
+	}
 	err := root.ExecuteContext(ctx)
 	if text := oneLine(err); text != "" {
 		fmt.Fprintf(e.stderr, "synward: %s\n", text)
 	}
+	e.record(recorder, args, exitCode(err), err)
 	return exitCode(err)
 }
 

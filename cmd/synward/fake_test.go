@@ -31,10 +31,13 @@ type fake struct {
 	local      netip.AddrPort // that was checked
 	findings   []datapath.Finding
 	result     *datapath.AttachResult
+	upgraded   *datapath.Upgraded
 	err        error
+	logDir     string // of the audit log
 	restored   []state.Restored
 	opts       datapath.AttachOptions
 	forgotten  netip.Addr
+	peer       netip.AddrPort
 	changes    int
 	open, dirs []string
 }
@@ -65,6 +68,9 @@ func (f *fake) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, erro
 
 func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.operErr }
 
+func (f *fake) SSHPeer() netip.AddrPort { return f.peer }
+func (f *fake) Generation() uint16      { return f.policy.Generation }
+
 func (f *fake) Detach(o datapath.DetachOptions) (done datapath.Detached, err error) {
 	for _, i := range f.attached {
 		if o.Interface == "" || i.Name == o.Interface {
@@ -78,6 +84,11 @@ func (f *fake) Save(string, *state.Store) error { return f.err }
 
 func (f *fake) Restore(state.RestoreOptions, *state.Store) ([]state.Restored, error) {
 	return f.restored, f.err
+}
+
+func (f *fake) Upgrade(dir string) (*datapath.Upgraded, error) {
+	f.dirs = append(f.dirs, dir)
+	return f.upgraded, f.err
 }
 
 func (f *fake) Doctor(string, string) []datapath.Finding { return f.findings }
@@ -224,8 +235,12 @@ func runWith(t *testing.T, f *fake, args ...string) outcome {
 
 func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
 	t.Helper()
+	if f.logDir == "" {
+		f.logDir = t.TempDir()
+	}
 	var stdout, stderr bytes.Buffer
 	clock := noon()
+	variables := map[string]string{"SUDO_USER": "ann", logDirVariable: f.logDir}
 	ticks := make(chan time.Time)
 	close(ticks)
 	e := &env{
@@ -236,7 +251,7 @@ func runIn(t *testing.T, f *fake, adapt func(*env), args ...string) outcome {
 			return clock
 		},
 		tick:   func(time.Duration) (<-chan time.Time, func()) { return ticks, func() {} },
-		getenv: func(key string) string { return map[string]string{"SUDO_USER": "ann"}[key] },
+		getenv: func(key string) string { return variables[key] },
 	}
 	adapt(e)
 	code := run(args, e)

@@ -11,38 +11,54 @@ import (
 	"github.com/synward/synward/pkg/state"
 )
 
-// kernel is what package datapath does for the commands; a test puts another in its place.
+// kernel is what package datapath does for the commands; a test puts another in its place. What is added to
+// changer or writer is a change, and recorder must write it down.
 type kernel interface {
-	Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
-	Detach(opts datapath.DetachOptions) (datapath.Detached, error)
+	changer
 	Doctor(pinDir, ifname string) []datapath.Finding
 	Open(pinDir string) (instance, error)
 	OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error)
+	Operators() ([]datapath.Operator, error)
+	SSHPeer() netip.AddrPort
+}
+
+type changer interface {
+	Attach(opts datapath.AttachOptions) (*datapath.AttachResult, error)
+	Detach(opts datapath.DetachOptions) (datapath.Detached, error)
+	Upgrade(pinDir string) (*datapath.Upgraded, error)
 	Save(pinDir string, store *state.Store) error
 	Restore(opts state.RestoreOptions, store *state.Store) ([]state.Restored, error)
-	Operators() ([]datapath.Operator, error)
 }
 
 // instance is the part of datapath.Instance that commands use.
 type instance interface {
+	reader
+	writer
+}
+
+type reader interface {
 	Close() error
 	Interfaces() ([]datapath.Interface, error)
+	Generation() uint16
 	Policy() (datapath.Policy, error)
-	Apply(o datapath.ApplyOptions) error
-	Confirm() (found bool, err error)
-	Rollback(n int, by string) (*policy.Policy, error)
 	Kept() ([]datapath.Applied, error)
 	Services() ([]datapath.ServiceState, error)
 	Totals() ([]datapath.Total, error)
 	Sources() ([]datapath.Source, error)
 	Entries(list datapath.List) ([]datapath.Entry, error)
-	Add(list datapath.List, entries []datapath.Entry) error
-	Remove(list datapath.List, prefixes []netip.Prefix) (removed int, err error)
-	Forget(addr netip.Addr) error
 	CheckAt(addr netip.Addr, local netip.AddrPort) (datapath.Verdict, error)
 	Covering(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
 	Listed(list datapath.List, prefix netip.Prefix) (*datapath.Entry, error)
 	OperatorEntry(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
+}
+
+type writer interface {
+	Apply(o datapath.ApplyOptions) error
+	Confirm() (found bool, err error)
+	Rollback(n int, by string) (*policy.Policy, error)
+	Add(list datapath.List, entries []datapath.Entry) error
+	Remove(list datapath.List, prefixes []netip.Prefix) (removed int, err error)
+	Forget(addr netip.Addr) error
 }
 
 // linux is the kernel that this process runs on.
@@ -56,9 +72,14 @@ func (linux) Detach(opts datapath.DetachOptions) (datapath.Detached, error) {
 	return datapath.DetachKept(opts)
 }
 
+func (linux) Upgrade(pinDir string) (*datapath.Upgraded, error) {
+	return datapath.Upgrade(pinDir)
+}
+
 func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doctor(dir, ifname) }
 func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
 func (linux) Operators() ([]datapath.Operator, error)      { return datapath.Operators() }
+func (linux) SSHPeer() netip.AddrPort                      { return datapath.SSHPeer() }
 
 func (linux) OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error) {
 	i, err := datapath.OpenForChange(pinDir)

@@ -160,14 +160,21 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+	if !becomes(func() bool {
 		// An exit code may be part of what is waited for.
 		_ = ts.Exec("nsenter", append([]string{"--net=" + ts.Getenv("SERVER"), "--"}, args[1:]...)...)
-		if want.MatchString(ts.ReadFile("stdout") + ts.ReadFile("stderr")) {
-			return
-		}
+		return want.MatchString(ts.ReadFile("stdout") + ts.ReadFile("stderr"))
+	}) {
+		ts.Fatalf("%v: no %q in %s", args[1:], args[0], scriptDeadline)
+	}
+}
+
+// becomes looks at a condition until it holds, at most until the deadline.
+func becomes(cond func() bool) bool {
+	for start := time.Now(); !cond(); time.Sleep(50 * time.Millisecond) {
 		if time.Since(start) > scriptDeadline {
-			ts.Fatalf("%v: no %q in %s", args[1:], args[0], scriptDeadline)
+			return false
 		}
 	}
+	return true
 }

@@ -21,18 +21,26 @@ type world struct {
 }
 
 // worlds numbers them, since scripts run beside each other.
-type worlds struct{ n atomic.Int64 }
+type worlds struct {
+	n atomic.Int64
+	// prefix keeps those of two tests apart.
+	prefix string
+}
+
+// worldVariables hands a world on to a command whose environment begins anew.
+const worldVariables = "SYNWARD_PIN_DIR=$SYNWARD_PIN_DIR SYNWARD_STATE_DIR=$SYNWARD_STATE_DIR SYNWARD_LOG_DIR=$SYNWARD_LOG_DIR GORACE=$GORACE "
 
 // setup gives a script its world: $SERVER and $CLIENT are the files for nsenter --net=, $SERVER_IF and
 // $CLIENT_IF the two ends of the veth, $SERVER_IP4, $CLIENT_IP4, $SERVER_IP6 and $CLIENT_IP6 their
 // addresses, $SYNWARD_PIN_DIR an instance of its own in the bpffs, $SYNWARD_STATE_DIR where it is saved.
 func (ws *worlds) setup(e *testscript.Env) error {
-	id := fmt.Sprintf("synward-cmd-%d-%d-", os.Getpid(), ws.n.Add(1))
+	id := fmt.Sprintf("synward-cmd-%s%d-%d-", ws.prefix, os.Getpid(), ws.n.Add(1))
 	w := world{bpffs: filepath.Join(e.WorkDir, "bpffs"), server: id + "server", client: id + "client"}
 	e.Defer(w.remove)
 	exitAtOnce(e)
 	for key, value := range map[string]string{
 		pinDirVariable: filepath.Join(w.bpffs, "synward"), "BPFFS": w.bpffs,
+		logDirVariable:   filepath.Join(e.WorkDir, "log"),
 		stateDirVariable: filepath.Join(e.WorkDir, "state"),
 		"SERVER":         "/run/netns/" + w.server, "SERVER_IF": "srv0", "SERVER_IP4": "10.77.0.1", "SERVER_IP6": "fd77::1",
 		"CLIENT": "/run/netns/" + w.client, "CLIENT_IF": "cli0", "CLIENT_IP4": "10.77.0.2", "CLIENT_IP6": "fd77::2",

@@ -162,7 +162,7 @@ func (i *Instance) attachmentOf(t *testing.T, ifname string) attachment {
 func (i *Instance) RunningProgram(t *testing.T, ifname string) RunningProgram {
 	t.Helper()
 	at := i.attachmentOf(t, ifname)
-	id, err := i.hookProgram(at)
+	id, err := at.hookProgram()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func (i *Instance) SwapHalfway(t *testing.T, ifname string, features uint32) {
 		t.Fatal(err)
 	}
 	defer prog.Close()
-	if err := errors.Join(prog.Pin(i.dir.nextProgram(at.key)), i.updateHook(at, prog)); err != nil {
+	if err := errors.Join(prog.Pin(i.dir.nextProgram(at.key)), at.updateHook(prog)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -37,6 +37,27 @@ func TestBugSlowByteLimitOfAServiceOverflows(t *testing.T) {
 	}
 }
 
+// A byte that takes hours to come back is 2^64 of the smallest fractions that a byte is counted in, so there was "limit 1:
+// invalid" for what the policy may say: down to a byte in 57 hours, by a burst of one full packet that takes ten years.
+func TestBugVerySlowByteLimitOfAServiceIsRefused(t *testing.T) {
+	l := newProgramLab(t, frozen{linkHeader: true})
+	for _, hours := range []time.Duration{6, 7, 10, 57} {
+		l.rules(nil, func(p *policy.Policy) {
+			p.Services = []policy.Service{listening("game", policy.UDP, 443, 443, policy.Limit{
+				Kind: policy.KindBytesIn, Per: policy.PerService, Burst: policy.FullPacket,
+				Rate: policy.Rate{Count: 1, Period: hours * time.Hour},
+			})}
+		})
+		l.emptyMeters()
+		frame := tg.Datagram(client4, server4, make([]byte, 700-14-20-8)).Bytes()
+		for n, want := range []uint32{tcUnspec, tcUnspec, tcShot, tcShot} {
+			if got := l.run(hookTCX, frame, nil).verdict; got != want {
+				t.Errorf("a byte in %d hours, packet %d: verdict %d, want %d", hours, n+1, got, want)
+			}
+		}
+	}
+}
+
 // One buffer that GRO made of many packets: the whole of it is charged, so that what follows waits for as long.
 func TestBugMergedBuffersExceedALimitOfPackets(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})

@@ -56,6 +56,14 @@ type predecessor struct {
 	services map[string]uint32         // ids by name
 	limits   map[string][]limiterLimit // by identity
 	taken    []region
+	ids      *givenIDs // if they are settled already
+}
+
+// givenIDs are ids that a policy's services and limits have from another version: what is counted goes on
+// under them.
+type givenIDs struct {
+	services map[string]uint32 // by name
+	limits   map[uint32]uint32 // by place
 }
 
 // compile turns a policy into what the data path reads. Limits that stay the same keep their seed, id and

@@ -94,12 +94,10 @@ func (c *compiledLimit) inNanoseconds(l policy.Limit) error {
 	}
 	c.Stale = math.MaxInt64 / 2 // the most that one buffer may cost
 	for {
-		if err := c.rate(l, uint64(rate.Period), rate.Count, 0, math.MaxInt64/2); err != nil {
-			return err
-		}
+		err := c.rate(l, uint64(rate.Period), rate.Count, 0, math.MaxInt64/2)
 		// A buffer of largestBytes is not to overflow the product.
-		if c.CostShift == 0 || c.Cost < 1<<43 {
-			return nil
+		if c.CostShift == 0 || err == nil && c.Cost < 1<<43 {
+			return err
 		}
 		c.CostShift--
 	}

@@ -62,6 +62,9 @@ func (c *compiled) places() []uint32 { return slices.Sorted(maps.Keys(c.limits))
 // match finds for each limit, by place, the one before that it goes on with. Of several of one name those go
 // together that are the same, and then the rest in their order.
 func (c *compiled) match(before predecessor) map[uint32]limiterLimit {
+	if before.ids != nil {
+		return c.matchIDs(before)
+	}
 	olds := map[uint32]limiterLimit{}
 	used := map[uint32]bool{} // by id
 	find := func(same bool) {
@@ -79,6 +82,19 @@ func (c *compiled) match(before predecessor) map[uint32]limiterLimit {
 	}
 	find(true)
 	find(false)
+	return olds
+}
+
+// matchIDs goes by the ids that are settled already.
+func (c *compiled) matchIDs(before predecessor) map[uint32]limiterLimit {
+	olds := map[uint32]limiterLimit{}
+	for at, id := range before.ids.limits {
+		for _, old := range before.limits[c.identity[at]] {
+			if old.Id == id {
+				olds[at] = old
+			}
+		}
+	}
 	return olds
 }
 
@@ -124,8 +140,12 @@ func (c *compiled) placeServices(before predecessor) {
 	}
 	for n, name := range c.names {
 		id, ok := before.services[name]
+		if before.ids != nil {
+			given := before.ids.services[name]
+			id, ok = given, ok && id == given
+		}
 		if !ok {
-			for used[id] {
+			for before.ids == nil && used[id] {
 				id++
 			}
 			used[id] = true
@@ -154,7 +174,10 @@ func (c *compiled) placeLimits(before predecessor, olds map[uint32]limiterLimit,
 			if err := freshWords([]*uint64{&l.Seed}); err != nil {
 				return err
 			}
-			for used[l.Id] {
+			if before.ids != nil {
+				l.Id = before.ids.limits[at]
+			}
+			for before.ids == nil && used[l.Id] {
 				l.Id++
 			}
 			used[l.Id] = true

@@ -62,7 +62,10 @@ func DetachKept(o DetachOptions) (done Detached, err error) {
 	if err != nil {
 		return Detached{}, err
 	}
-	i, err := openLocked(dir, l)
+	var i *Instance
+	if _, err = dir.finishUpgrade(); err == nil {
+		i, err = openLocked(dir, l)
+	}
 	if err == nil {
 		done, err = i.detach(o, own)
 		return done, errors.Join(err, i.Close())

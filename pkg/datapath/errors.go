@@ -24,6 +24,8 @@ var (
 	ErrUnsettled = errors.New("not settled")
 	// ErrUnkept: the change is in force, and was not saved: a reboot would lose it.
 	ErrUnkept = errors.New("not saved")
+	// ErrOtherABI: another version of synward made the maps; Upgrade carries them over.
+	ErrOtherABI = errors.New("another version")
 	// ErrFull: the list holds as many entries as it was sized for.
 	ErrFull = errors.New("full")
 )

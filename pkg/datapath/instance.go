@@ -52,7 +52,13 @@ func open(dir pinDir, exclusive bool) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	i, err := openLocked(dir, l)
+	if exclusive {
+		_, err = dir.finishUpgrade()
+	}
+	var i *Instance
+	if err == nil {
+		i, err = openLocked(dir, l)
+	}
 	if err != nil {
 		l.release()
 		return nil, err
@@ -85,14 +91,17 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 		return nil, err
 	}
 	if !there {
-		return nil, fmt.Errorf("%w; try: synward attach IFACE --new 50/s", ErrNotAttached)
+		return nil, errNotAttached()
 	}
 	keys, err := dir.attachments()
 	if err != nil {
 		return nil, err
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%w; try: synward attach IFACE --new 50/s", ErrNotAttached)
+		return nil, errNotAttached()
+	}
+	if unfinished, err := dir.unfinished(); err != nil || unfinished != "" {
+		return nil, errors.Join(err, errors.New("an upgrade was killed before its end, limits are in force; to finish it: synward upgrade"))
 	}
 	m, err := openMaps(dir)
 	if err != nil {
@@ -105,6 +114,9 @@ func openLocked(dir pinDir, l *lock) (*Instance, error) {
 // leaves them, are taken up again with all that is in them, if they are whole; else a new instance is
 // made, whole or not at all.
 func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
+	if _, err := dir.finishUpgrade(); err != nil {
+		return nil, false, err
+	}
 	i, err = openLocked(dir, l)
 	if err == nil {
 		return i, false, errors.Join(dir.sweep(), i.tidy())
@@ -115,7 +127,11 @@ func openOrCreate(dir pinDir, l *lock) (i *Instance, created bool, err error) {
 	if there, err := dir.exists(); err != nil {
 		return nil, false, err
 	} else if there {
-		if m, err := openMaps(dir); err == nil {
+		m, err := openMaps(dir)
+		if errors.Is(err, ErrOtherABI) {
+			return nil, false, err
+		}
+		if err == nil {
 			if err := dir.sweep(); err != nil {
 				m.close()
 				return nil, false, err
@@ -160,9 +176,16 @@ func (i *Instance) place() error {
 	return nil
 }
 
-// begin draws the secrets of the hashes, finds the clock, and makes generation 1: connections are counted, none is
-// limited.
+// begin makes generation 1 of a new instance: connections are counted, none is limited.
 func (i *Instance) begin() error {
+	if err := i.beginMaps(); err != nil {
+		return err
+	}
+	return i.Apply(ApplyOptions{Policy: policy.Default(nil), By: originOperator})
+}
+
+// beginMaps draws the secrets of the hashes, and finds the clock.
+func (i *Instance) beginMaps() error {
 	hash, quic, mark := &i.control.Hash, limiterQuicSecret{}, limiterChangeMark{}
 	words := []*uint64{&hash[0], &hash[1], &hash[2], &mark.Instance}
 	for n := range quic.Key {
@@ -192,7 +215,11 @@ func (i *Instance) begin() error {
 	if ok {
 		i.control.TickNs, i.control.JiffiesNs = uint64(clockTick()), offset
 	}
-	return i.Apply(ApplyOptions{Policy: policy.Default(nil), By: originOperator})
+	return nil
+}
+
+func errNotAttached() error {
+	return fmt.Errorf("%w; try: synward attach IFACE --new 50/s", ErrNotAttached)
 }
 
 // Close tells the keeper what was changed, and releases the lock and the maps. The kernel keeps enforcing. It

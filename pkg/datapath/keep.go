@@ -141,7 +141,7 @@ func (i *Instance) KeptEntries(l List, visit func(Entry) error) error {
 	var failed error
 	for _, from := range m.maps() {
 		err := eachEntry(from, func(key limiterPrefixKey, v limiterListEntry) {
-			p, ok := prefixOf(key)
+			p, ok := m.prefixOf(key, from == m.prefixes)
 			if failed != nil || !ok || v.Listed == 0 || expired(v) {
 				return
 			}

@@ -52,6 +52,10 @@ func child(what, pinDir string) error {
 		_, err := datapath.Detach(pinDir, "srv0")
 		return err
 	}
+	if what == "upgrade" {
+		_, err := datapath.Upgrade(pinDir)
+		return err
+	}
 	i, err := datapath.OpenForChange(pinDir)
 	if err != nil {
 		return err
@@ -87,7 +91,11 @@ func (b *bench) start(what string) *exec.Cmd {
 // killAt kills the command after so long and reports whether it was still at work.
 func (b *bench) killAt(what string, after time.Duration) (killed bool) {
 	b.t.Helper()
-	cmd := b.start(what)
+	return b.killStarted(what, b.start(what), after)
+}
+
+func (b *bench) killStarted(what string, cmd *exec.Cmd, after time.Duration) (killed bool) {
+	b.t.Helper()
 	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
 	err := cmd.Wait()
 	timer.Stop()

@@ -51,6 +51,9 @@ func (i *Instance) Policy() (Policy, error) {
 	return out, err
 }
 
+// Generation is that of the policy in force.
+func (i *Instance) Generation() uint16 { return i.live().inForce(monotonicNow()) }
+
 // tablesOf describes the regions of the meters that a policy's limits use.
 func (i *Instance) tablesOf(kept Applied) ([]Table, error) {
 	limits, err := i.limitsInForce(kept.Generation)

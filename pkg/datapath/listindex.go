@@ -59,7 +59,7 @@ func (h indexHalf) set(l List, p netip.Prefix) (holds uint64) {
 		h.setHost(l, p)
 	} else {
 		high, low := halves(p.Masked().Addr())
-		what, number := lengthOf(l, p)
+		what, number := lengthBit(l, p)
 		hash := entryHash(high, low, number, what)
 		h.setEntry(hash, hashBits(hash))
 		setBits(&h.tables.Index.Lengths[h.number<<3|what], 1<<number)
@@ -111,8 +111,8 @@ func (h indexHalf) setEntry(hash, bits uint64) {
 	setBits(&h.tables.Index.Entries[at], bits)
 }
 
-// lengthOf is which set of lengths one belongs to, and its bit there.
-func lengthOf(l List, p netip.Prefix) (what, number uint64) {
+// lengthBit is which set of lengths one belongs to, and its bit there.
+func lengthBit(l List, p netip.Prefix) (what, number uint64) {
 	what = uint64(l.id()) << 2
 	length := p.Bits()
 	if p.Addr().Is6() {
@@ -127,7 +127,7 @@ func lengthOf(l List, p netip.Prefix) (what, number uint64) {
 
 // lengthInUse: a list may hold prefixes as long as p.
 func (x listIndex) lengthInUse(l List, p netip.Prefix) bool {
-	what, number := lengthOf(l, p)
+	what, number := lengthBit(l, p)
 	inUse := halfInUse(atomic.LoadUint64(&x.control.Lists))
 	return atomic.LoadUint64(&x.tables.Index.Lengths[inUse<<3|what])>>number&1 != 0
 }

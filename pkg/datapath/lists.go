@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lpmFamilyBits is how much of the key of a policy's tries the family takes in front of the address.
+// lpmFamilyBits is how much of a key the family takes in front of the address, where prefixes are.
 const lpmFamilyBits = 32
 
 // scopeBits is how much of the key of a policy's tries the scope takes, in front of that.
@@ -51,13 +51,19 @@ func (m listMaps) place(p netip.Prefix) (*ebpf.Map, limiterPrefixKey) {
 	if inHosts(p) {
 		return m.hosts, key
 	}
+	key.Prefixlen += lpmFamilyBits
 	return m.prefixes, key
 }
 
 // prefixOf is the reverse of place. Pinned maps are input: what makes no sense is not ok.
-func prefixOf(key limiterPrefixKey) (netip.Prefix, bool) {
-	p := netip.PrefixFrom(netAddr(key.Addr), int(key.Prefixlen))
-	return p, p.IsValid() && p == p.Masked()
+func (m listMaps) prefixOf(key limiterPrefixKey, prefixes bool) (netip.Prefix, bool) {
+	addr := netAddr(key.Addr)
+	length := int(key.Prefixlen)
+	if prefixes {
+		length -= lpmFamilyBits
+	}
+	p := netip.PrefixFrom(addr, length)
+	return p, p.IsValid()
 }
 
 // Add puts entries on a list; one that is there already is replaced and keeps its hits. All are
@@ -244,7 +250,7 @@ func (i *Instance) Entries(l List) ([]Entry, error) {
 		var value limiterListEntry
 		iter := from.Iterate()
 		for iter.Next(&key, &value) {
-			p, ok := prefixOf(key)
+			p, ok := m.prefixOf(key, from == m.prefixes)
 			if !ok || !i.holds(value) {
 				continue
 			}

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -42,6 +43,8 @@ type mapSet struct {
 	ServiceNames    *ebpf.Map
 	PolicyTexts     *ebpf.Map
 	Changes         *ebpf.Map
+	// Layout describes the others, see pinLayout. Nil where they were opened.
+	Layout *ebpf.Map
 }
 
 // byName walks the fields under the names that the pins and the commands share.
@@ -108,6 +111,9 @@ func (m *mapSet) close() {
 			(*field).Close()
 		}
 	}
+	if m.Layout != nil {
+		m.Layout.Close()
+	}
 }
 
 // createMaps makes an instance's maps in the kernel. They live until they are closed or pinned.
@@ -132,6 +138,10 @@ func createMaps() (*mapSet, error) {
 		m.close()
 		return nil, fmt.Errorf("write map meta: %w", err)
 	}
+	if m.Layout, err = createLayout(); err != nil {
+		m.close()
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -141,11 +151,22 @@ func (m *mapSet) pin(dir pinDir) error {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
+	if err := m.Layout.Pin(filepath.Join(dir.maps(), pinLayout)); err != nil {
+		return fmt.Errorf("pin map %s: %w", pinLayout, err)
+	}
 	return nil
 }
 
 // openMaps opens the pinned maps of dir and trusts none of them before their shape and ABI are known.
 func openMaps(dir pinDir) (*mapSet, error) {
+	abi, err := readABI(dir)
+	if err != nil {
+		return nil, err
+	}
+	if abi != uint32(limiterAbiABI_VERSION) {
+		return nil, fail(ErrOtherABI, "another version of synward made the maps in %s (ABI %d, this one speaks %d); to carry them over: synward upgrade",
+			dir, abi, uint32(limiterAbiABI_VERSION))
+	}
 	spec, err := loadLimiter()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
@@ -159,19 +180,29 @@ func openMaps(dir pinDir) (*mapSet, error) {
 		}
 		if err != nil {
 			m.close()
-			return nil, fmt.Errorf("open map %s: %w; another version of synward made it: use that one, or detach --all with it first", path, err)
+			return nil, errNotOurMap(path, err)
 		}
 	}
-	var meta limiterMeta
-	if err := m.Meta.Lookup(uint32(0), &meta); err != nil {
-		m.close()
-		return nil, fmt.Errorf("read map meta: %w", err)
-	}
-	if meta.Abi != uint32(limiterAbiABI_VERSION) {
-		m.close()
-		return nil, fmt.Errorf("pins in %s have ABI %d and this synward speaks %d: use the version that made them", dir, meta.Abi, uint32(limiterAbiABI_VERSION))
-	}
 	return m, nil
+}
+
+func errNotOurMap(path string, err error) error {
+	return fmt.Errorf("open map %s: %w; another version of synward made it: use that one, or detach --all with it first", path, err)
+}
+
+// readABI says which version of the maps lies in dir. The first 32 bits of meta say so in all versions.
+func readABI(dir pinDir) (uint32, error) {
+	path := filepath.Join(dir.maps(), limiterMapMeta)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return 0, errNotOurMap(path, err)
+	}
+	defer m.Close()
+	raw, err := m.LookupBytes(uint32(0))
+	if err != nil || len(raw) < 4 {
+		return 0, errNotOurMap(path, errors.Join(err, errors.New("it holds no version")))
+	}
+	return binary.LittleEndian.Uint32(raw), nil
 }
 
 // frozen are the settings that are compiled into a program when it is loaded.

@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// operatorVariable makes TestOperatorHelper a command: print, print-by-table, or accept and an address.
+	// operatorVariable makes TestOperatorHelper a command: print, print-by-table, peer, or accept and an address.
 	operatorVariable = "SYNWARD_TEST_OPERATORS"
 	operatorPort     = 2222
 	operatorDeadline = 20 * time.Second
@@ -54,6 +54,9 @@ func TestOperatorHelper(t *testing.T) {
 		if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
 			t.Fatal(err)
 		}
+		os.Exit(0)
+	case "peer":
+		fmt.Println(datapath.SSHPeer())
 		os.Exit(0)
 	case "accept":
 		listener, err := net.Listen("tcp", addr)

@@ -110,13 +110,18 @@ func (d pinDir) checkFS() error {
 }
 
 // stagingMark is between the name of a pin directory and the random end of its staging directories.
-const stagingMark = "-new-"
+const (
+	stagingMark   = "-new-"
+	stagingDigits = 16
+)
 
 // newStaging is where a new instance is built before it is renamed to its place. Its name cannot be
 // guessed, so nobody can be there first.
 func (d pinDir) newStaging() pinDir {
-	return d + pinDir(fmt.Sprintf("%s%016x", stagingMark, rand.Uint64()))
+	return d + stagingMark + pinDir(newSuffix())
 }
+
+func newSuffix() string { return fmt.Sprintf("%0*x", stagingDigits, rand.Uint64()) }
 
 // removeLeftovers takes away what a killed command left: maps that no program uses, and staging
 // directories. Somebody else's directory of such a name is left alone.
@@ -124,7 +129,12 @@ func (d pinDir) removeLeftovers() error {
 	if err := d.remove(); err != nil {
 		return err
 	}
-	staging, err := filepath.Glob(string(d) + stagingMark + "*")
+	return d.removeStaging()
+}
+
+// removeStaging takes away the directories beside an instance in which a killed command built another.
+func (d pinDir) removeStaging() error {
+	staging, err := filepath.Glob(string(d) + stagingMark + strings.Repeat("[0-9a-f]", stagingDigits))
 	if err != nil {
 		return fmt.Errorf("list pins: %w", err)
 	}

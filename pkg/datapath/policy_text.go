@@ -44,10 +44,15 @@ func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error
 	if err := w.Close(); err != nil {
 		return fmt.Errorf("pack policy: %w", err)
 	}
+	return i.putPacked(generation, packed.Bytes(), by, 0)
+}
+
+// putPacked keeps a packed text. applied is in UNIX seconds, 0 for not yet.
+func (i *Instance) putPacked(generation uint16, packed []byte, by string, applied uint64) error {
 	size := int(limiterPolicyTextPOLICY_TEXT_BYTES)
-	pieces := slices.Collect(slices.Chunk(packed.Bytes(), size))
+	pieces := slices.Collect(slices.Chunk(packed, size))
 	for n, text := range pieces {
-		piece := limiterPolicyPiece{Bytes: uint32(len(text)), Pieces: uint32(len(pieces))}
+		piece := limiterPolicyPiece{Bytes: uint32(len(text)), Pieces: uint32(len(pieces)), Applied: applied}
 		copy(piece.By[:len(piece.By)-1], by)
 		copy(piece.Text[:], text)
 		key := limiterPolicyTextKey{Generation: uint32(generation), Piece: uint32(n)}
@@ -56,7 +61,7 @@ func (i *Instance) putText(generation uint16, p *policy.Policy, by string) error
 			err = i.maps.PolicyTexts.Put(key, piece)
 		}
 		if listIsFull(err) {
-			return fail(ErrFull, "the policy is too large to be kept (%d MB packed)", packed.Len()>>20)
+			return fail(ErrFull, "the policy is too large to be kept (%d MB packed)", len(packed)>>20)
 		}
 		if err != nil {
 			return fmt.Errorf("keep policy: %w", err)
@@ -138,7 +143,9 @@ func unpackPolicy(packed io.Reader) (*policy.Policy, error) {
 		return nil, err
 	}
 	p := &policy.Policy{}
-	if err := json.NewDecoder(io.LimitReader(r, maxPolicyText)).Decode(p); err != nil {
+	d := json.NewDecoder(io.LimitReader(r, maxPolicyText))
+	d.DisallowUnknownFields() // what another version could say must not go unnoticed
+	if err := d.Decode(p); err != nil {
 		return nil, err
 	}
 	return p, p.Validate()

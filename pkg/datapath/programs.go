@@ -80,8 +80,11 @@ func (i *Instance) eachProgram(visit func(at attachment) error) error {
 // errNetnsGone: a namespace has neither a name nor a process.
 var errNetnsGone = errors.New("network namespace not found")
 
+// nextMark ends the name of a program that is about to take the place of another.
+const nextMark = "-next"
+
 // nextProgram is where a program is pinned while it takes the place of another.
-func (d pinDir) nextProgram(k pinKey) string { return d.prog(k) + "-next" }
+func (d pinDir) nextProgram(k pinKey) string { return d.prog(k) + nextMark }
 
 // replaceProgram swaps in a program with other features. The record never claims a feature that the
 // program may lack; killed in between, the pin of the next program is put right by repairPrograms.
@@ -93,6 +96,11 @@ func (i *Instance) replaceProgram(at attachment, features, observeAfter uint32) 
 		return err
 	}
 	defer prog.Close()
+	return i.swapProgram(at, prog, features, observeAfter)
+}
+
+// swapProgram puts a program that is loaded in the place of an attachment's, with what it was loaded for.
+func (i *Instance) swapProgram(at attachment, prog *ebpf.Program, features, observeAfter uint32) error {
 	next := i.dir.nextProgram(at.key)
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale pin: %w", err)
@@ -103,7 +111,7 @@ func (i *Instance) replaceProgram(at attachment, features, observeAfter uint32) 
 	if err := i.writeFeatures(at, at.record.Features&features, at.record.ObserveAfter); err != nil {
 		return err
 	}
-	if err := i.updateHook(at, prog); err != nil {
+	if err := at.updateHook(prog); err != nil {
 		return errors.Join(err, os.Remove(next))
 	}
 	if err := os.Rename(next, i.dir.prog(at.key)); err != nil {
@@ -122,9 +130,9 @@ func (i *Instance) writeFeatures(at attachment, features, observeAfter uint32) e
 }
 
 // updateHook puts prog where the attachment's program is. A link whose interface is gone keeps what it had.
-func (i *Instance) updateHook(at attachment, prog *ebpf.Program) error {
+func (at attachment) updateHook(prog *ebpf.Program) error {
 	if at.key.hook == hookClsact {
-		return i.insideNetns(at, func() error {
+		return at.insideNetns(func() error {
 			nl := at.device()
 			if nl == nil {
 				return nil
@@ -132,7 +140,7 @@ func (i *Instance) updateHook(at attachment, prog *ebpf.Program) error {
 			return netlink.FilterReplace(filterFor(nl, prog.FD()))
 		})
 	}
-	l, err := link.LoadPinnedLink(i.dir.link(at.key), nil)
+	l, err := link.LoadPinnedLink(at.dir.link(at.key), nil)
 	if err != nil {
 		return fmt.Errorf("open link: %w", err)
 	}
@@ -150,8 +158,8 @@ func (i *Instance) updateHook(at attachment, prog *ebpf.Program) error {
 	return nil
 }
 
-// insideNetns runs f in the network namespace of an attachment.
-func (i *Instance) insideNetns(at attachment, f func() error) error {
+// insideNetns runs f in the attachment's network namespace.
+func (at attachment) insideNetns(f func() error) error {
 	own, err := netnsCookie()
 	if err != nil {
 		return err
@@ -178,7 +186,7 @@ func (i *Instance) repairPrograms() error {
 		if err != nil {
 			return err
 		}
-		running, err := i.hookProgram(at)
+		running, err := at.hookProgram()
 		if err != nil {
 			return err
 		}
@@ -190,9 +198,9 @@ func (i *Instance) repairPrograms() error {
 }
 
 // hookProgram is the program that the attachment's hook holds, 0 if none.
-func (i *Instance) hookProgram(at attachment) (id ebpf.ProgramID, err error) {
+func (at attachment) hookProgram() (id ebpf.ProgramID, err error) {
 	if at.key.hook == hookClsact {
-		err := i.insideNetns(at, func() error {
+		err := at.insideNetns(func() error {
 			nl := at.device()
 			if nl == nil {
 				return nil
@@ -205,7 +213,7 @@ func (i *Instance) hookProgram(at attachment) (id ebpf.ProgramID, err error) {
 		})
 		return id, err
 	}
-	l, err := link.LoadPinnedLink(i.dir.link(at.key), nil)
+	l, err := link.LoadPinnedLink(at.dir.link(at.key), nil)
 	if err != nil {
 		return 0, fmt.Errorf("open link: %w", err)
 	}

@@ -12,6 +12,13 @@ import (
 // write puts a compiled policy into the slot of a generation that no program reads. Nothing of it has a
 // meaning before the flip.
 func (i *Instance) write(c *compiled, generation uint16, by string) error {
+	return i.writeSlot(c, generation, i.listPolicy, func(*compiled, uint32) error {
+		return i.putText(generation, c.source, by)
+	})
+}
+
+// writeSlot writes all but the lists and the text, which are left to the last steps.
+func (i *Instance) writeSlot(c *compiled, generation uint16, last ...func(*compiled, uint32) error) error {
 	slot := slotOfGeneration(generation)
 	i.control.Last = uint64(generation)
 	if err := waitForPrograms(); err != nil {
@@ -32,14 +39,11 @@ func (i *Instance) write(c *compiled, generation uint16, by string) error {
 		i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+at] = *l
 	}
 	i.tables.Ports[slot] = *c.ports
-	steps := []func(*compiled, uint32) error{i.writeServices, i.writeLocals, i.writeSets, i.listPolicy}
-	for _, step := range steps {
+	steps := []func(*compiled, uint32) error{i.writeServices, i.writeLocals, i.writeSets}
+	for _, step := range append(steps, last...) {
 		if err := step(c, slot); err != nil {
 			return err
 		}
-	}
-	if err := i.putText(generation, c.source, by); err != nil {
-		return err
 	}
 	head := c.head
 	head.Generation = uint32(generation)

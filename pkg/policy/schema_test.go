@@ -11,7 +11,6 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"pgregory.net/rapid"
 )
 
 const schemaFile = "testdata/schema.json"
@@ -75,14 +74,4 @@ func TestSchemaAgreesWithParser(t *testing.T) {
 	if shapes < 30 {
 		t.Errorf("only %d files are wrong by their form", shapes)
 	}
-}
-
-func TestSchemaAcceptsRandomPolicies(t *testing.T) {
-	schema := compileSchema(t)
-	rapid.Check(t, func(t *rapid.T) {
-		p := anyPolicy(t)
-		if err := validate(t, schema, p.YAML()); err != nil {
-			t.Fatalf("%v\n%s", err, p.YAML())
-		}
-	})
 }

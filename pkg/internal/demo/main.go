@@ -32,7 +32,7 @@ type play struct {
 	pair    *testenv.Pair
 	synward string
 	pinDir  string
-	// stateDir keeps the demo's state out of that of the machine.
+	// stateDir keeps the demo's state and log out of those of the machine.
 	stateDir string
 	server   *testenv.Server
 	polite   netip.Addr
@@ -86,7 +86,7 @@ func (p *play) run(args ...string) {
 // command is synward in the server's namespace, with an instance and a state of its own.
 func (p *play) command(args ...string) *exec.Cmd {
 	cmd := p.pair.Server.Command(p.synward, append(args, "--pin-dir", p.pinDir)...)
-	cmd.Env = append(os.Environ(), "SYNWARD_STATE_DIR="+p.stateDir)
+	cmd.Env = append(os.Environ(), "SYNWARD_STATE_DIR="+p.stateDir, "SYNWARD_LOG_DIR="+p.stateDir)
 	return cmd
 }
 

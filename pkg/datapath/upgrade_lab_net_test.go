@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/internal/testenv"
+)
+
+// The program synward with another layout of all that is pinned (tag otherabi; scripts/other-abi.sh says what
+// differs). The guests of test-vm, which have no Go, find it in testdata.
+const builtOther = "testdata/otherabi/synward"
+
+// otherSynward builds it.
+func otherSynward(t *testing.T) string {
+	t.Helper()
+	if os.Getenv("SYNWARD_VM") != "" {
+		path, err := filepath.Abs(builtOther)
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			t.Fatalf("scripts/test-vm.sh packs it: %v", err)
+		}
+		return path
+	}
+	path := filepath.Join(t.TempDir(), "synward")
+	cmd := exec.Command(testenv.Tool(t, "go"), "build", "-tags", "otherabi", "-o", path, "../../cmd/synward")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the other synward: %v\n%s", err, out)
+	}
+	return path
+}
+
+// upgradeLab is a server with two interfaces, in two namespaces, that two versions of synward take turns on.
+type upgradeLab struct {
+	*bench
+	second *bench
+	other  string
+}
+
+// upgradePolicy has more services than counters lie near, and one of each kind of list.
+func upgradePolicy() string {
+	var b strings.Builder
+	b.WriteString("version: 1\nsets: {friends: [198.18.50.0/24]}\nservices:\n")
+	for n := range 70 {
+		fmt.Fprintf(&b, "  - {name: s%d, listen: [%d/tcp], limits: [{per: source, new: 1/d, burst: 5}]}\n", n, 1000+n)
+	}
+	b.WriteString("  - {name: friendly, listen: [\"10.77.0.1:2000/tcp\", 2001/udp], allow: [friends], limits: [{per: source, packets: 1/d, burst: 3}]}\n")
+	b.WriteString("  - {name: open, listen: [8080/tcp], limits: [{per: source, new: 1M/s}]}\n")
+	b.WriteString("global: {limits: [{per: source, new: 1300k/s}]}\n")
+	b.WriteString("allow: [198.18.1.1, 198.18.2.0/24]\nblock: [198.18.3.1, 198.18.4.0/24, \"fd79::/40\"]\n")
+	return b.String()
+}
+
+func newUpgradeLab(t *testing.T, attach func(b *bench)) *upgradeLab {
+	t.Helper()
+	l := &upgradeLab{bench: newStreamBench(t), other: otherSynward(t)}
+	l.second = &bench{Pair: testenv.NewPair(t, testenv.PairOptions{GRO: true}), t: t, pinDir: l.pinDir}
+	attach(l.bench)
+	attach(l.second)
+	l.change(func(i *datapath.Instance) error {
+		return i.Apply(datapath.ApplyOptions{Policy: parsePolicy(t, upgradePolicy()), By: "ann"})
+	})
+	l.block(
+		datapath.Entry{Prefix: netip.MustParsePrefix("198.18.5.5/32"), Reason: "host", By: "bob"},
+		datapath.Entry{Prefix: netip.MustParsePrefix("198.18.6.0/24"), Reason: "net", By: "bob", Scope: datapath.ScopeNew},
+		datapath.Entry{Prefix: netip.MustParsePrefix("fd78:1:2:3::/64"), Reason: "six", By: "bob"})
+	l.allow("198.18.7.7/32", "fd7a::/32")
+	return l
+}
+
+// frames are SYNs whose ends and hits are known.
+func (l *upgradeLab) frames() [][]byte {
+	var out [][]byte
+	for _, from := range []string{"198.18.1.1", "198.18.2.2", "198.18.3.1", "198.18.4.4", "fd79::1", "198.18.5.5", "198.18.6.6", "fd78:1:2:3::9", "198.18.7.7", "fd7a::7"} {
+		out = append(out, l.synFrameFrom(from, 1000))
+	}
+	for _, port := range []uint16{1000, 1001, 1063, 1064, 1069, 8080} {
+		out = append(out, l.synFrameFrom("198.18.30.1", port))
+	}
+	out = append(out, l.synFrameFrom("198.18.50.1", 2000), l.synFrameFrom("198.18.51.1", 4000))
+	return out
+}
+
+// command is the other version at work on the instance.
+func (l *upgradeLab) command(args ...string) *exec.Cmd {
+	cmd := l.Server.Command(l.other, append([]string{"--pin-dir", l.pinDir}, args...)...)
+	cmd.Env = os.Environ()
+	return cmd
+}
+
+// run runs the other version, and returns what it said and its exit code.
+func (l *upgradeLab) run(args ...string) (stdout, stderr string, code int) {
+	l.t.Helper()
+	cmd := l.command(args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		l.t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// mustRun wants the other version to succeed.
+func (l *upgradeLab) mustRun(args ...string) string {
+	l.t.Helper()
+	stdout, stderr, code := l.run(args...)
+	if code != 0 {
+		l.t.Fatalf("the other synward %v: exit code %d: %s", args, code, stderr)
+	}
+	return stdout
+}
+
+// upgradeHere is `upgrade` of this version.
+func (l *upgradeLab) upgradeHere() *datapath.Upgraded {
+	l.t.Helper()
+	var done *datapath.Upgraded
+	err := l.Server.Do(func() (err error) {
+		done, err = datapath.Upgrade(l.pinDir)
+		return err
+	})
+	if err != nil {
+		l.t.Fatalf("upgrade: %v", err)
+	}
+	return done
+}
+
+// there and back: by the other version and by this one.
+func (l *upgradeLab) thereAndBack() {
+	l.t.Helper()
+	l.mustRun("upgrade")
+	l.upgradeHere()
+}
+
+// memory is what an instance remembers, as people see it; counts are in it, for nothing may be lost.
+type remembered struct {
+	Allow, Block []datapath.Entry
+	Kept         []datapath.Applied
+	Generation   uint16
+	Pending      bool
+}
+
+func (l *upgradeLab) remember() (r remembered) {
+	l.t.Helper()
+	l.read(func(i *datapath.Instance) (err error) {
+		allow, allowErr := i.Entries(datapath.Allow)
+		block, blockErr := i.Entries(datapath.Block)
+		kept, keptErr := i.Kept()
+		p, err := i.Policy()
+		r = remembered{allow, block, kept, p.Generation, p.Pending != nil}
+		return errors.Join(allowErr, blockErr, keptErr, err)
+	})
+	return r
+}
+
+// mustRemember wants all that was remembered to be there; hits only grow, and ends are told to the second.
+func (l *upgradeLab) mustRemember(before remembered) {
+	l.t.Helper()
+	after := l.remember()
+	l.mustHaveEntries("allow", before.Allow, after.Allow)
+	l.mustHaveEntries("block", before.Block, after.Block)
+	before.Allow, before.Block, after.Allow, after.Block = nil, nil, nil, nil
+	old, oldErr := json.Marshal(before)
+	new, newErr := json.Marshal(after)
+	if err := errors.Join(oldErr, newErr); err != nil {
+		l.t.Fatal(err)
+	}
+	if !bytes.Equal(old, new) {
+		l.t.Errorf("remembered %s\nbefore it was %s", new, old)
+	}
+}
+
+func (l *upgradeLab) mustHaveEntries(list string, before, after []datapath.Entry) {
+	l.t.Helper()
+	if len(before) != len(after) {
+		l.t.Errorf("%s list: %d entries were %d", list, len(after), len(before))
+		return
+	}
+	for n, old := range before {
+		new := after[n]
+		if new.Hits < old.Hits {
+			l.t.Errorf("%s %s: %d hits were %d", list, old.Prefix, new.Hits, old.Hits)
+		}
+		if d := new.Expires.Sub(old.Expires).Abs(); !old.Expires.IsZero() && d.Seconds() > 1 {
+			l.t.Errorf("%s %s: ends at %v, was %v", list, old.Prefix, new.Expires, old.Expires)
+		}
+		old.Hits, old.Expires, new.Hits = 0, new.Expires, 0
+		if old != new {
+			l.t.Errorf("%s entry %+v was %+v", list, new, old)
+		}
+	}
+}
+
+// mustAddUp wants every packet that either interface received to be judged, every hit to be counted at its
+// entry, and services and ledger to have counted what packets ended as.
+func (l *upgradeLab) mustAddUp() {
+	l.t.Helper()
+	for _, one := range l.interfaces() {
+		if !one.Armed || one.Judged != one.Received {
+			l.t.Errorf("%s in %q: armed %v, received %d and judged %d (%s)", one.Name, one.Netns, one.Armed, one.Received, one.Judged, one.Why)
+		}
+	}
+	ends := l.tally()
+	l.read(func(i *datapath.Instance) error {
+		services, servicesErr := i.Services()
+		sources, err := i.Sources()
+		var admitted, over, noted uint64
+		for _, s := range services {
+			admitted += s.Admitted.Packets
+			for _, limit := range s.Limits {
+				over += limit.Over.Packets
+			}
+		}
+		for _, s := range sources {
+			noted += s.Admitted + s.Refused
+			if s.Sampled {
+				l.t.Errorf("the ledger is a sample, so it cannot be added up")
+			}
+		}
+		// Who is on the allow list of a service is admitted by it, and ends as allowed.
+		if admitted != ends[isUnder]+l.friends() || over != ends[isOverNew] {
+			l.t.Errorf("services admitted %d and refused %d; packets ended as %v", admitted, over, ends)
+		}
+		if want := ends[isUnder] + ends[isOverNew] + ends[isBlocked] + ends[isAllowed]; noted != want {
+			l.t.Errorf("the ledger holds %d connections, counted were %d: %v", noted, want, ends)
+		}
+		return errors.Join(err, servicesErr)
+	})
+	now := l.remember()
+	for end, entries := range map[string][]datapath.Entry{isBlocked: now.Block, isAllowed: now.Allow} {
+		var hits uint64
+		for _, e := range entries {
+			hits += e.Hits
+		}
+		if end == isAllowed {
+			hits += l.friends()
+		}
+		if hits != ends[end] {
+			l.t.Errorf("entries were hit %d times, %d packets ended as %s", hits, ends[end], end)
+		}
+	}
+	if left, err := filepath.Glob(l.pinDir + "-*"); err != nil || len(left) > 0 {
+		l.t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// friends is how often the allow list of a service let somebody through, by the ledger.
+func (l *upgradeLab) friends() (n uint64) {
+	l.read(func(i *datapath.Instance) error {
+		sources, err := i.Sources()
+		for _, s := range sources {
+			if s.Prefix == netip.MustParsePrefix("198.18.50.1/32") {
+				n += s.Admitted
+			}
+		}
+		return err
+	})
+	return n
+}
+
+// modes are how the lab may be attached: on kernels of today clsact is never taken by itself.
+func upgradeModes() map[string]func(b *bench) {
+	modes := map[string]func(b *bench){"clsact": func(b *bench) {
+		if err := b.Server.Do(func() error { return datapath.AttachByClsact(b.pinDir, b.ServerIf) }); err != nil {
+			b.t.Fatal(err)
+		}
+	}}
+	for _, mode := range []datapath.Mode{datapath.ModeNative, datapath.ModeGeneric, datapath.ModeTC} {
+		modes[string(mode)] = func(b *bench) { b.attach(mode, nil) }
+	}
+	return modes
+}
+
+func eachUpgradeMode(t *testing.T, test func(t *testing.T, l *upgradeLab)) {
+	modes := upgradeModes()
+	names := []string{}
+	for name := range modes {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) { test(t, newUpgradeLab(t, modes[name])) })
+	}
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# other-abi.sh: compiles the programs with another layout of what is pinned, for the tests of `upgrade`: fields
+# that are new, in another order, of another size, and values that mean another thing. The result is built
+# with the tag otherabi only. Run by go generate in pkg/datapath.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Not a temporary directory: its name would be in the object.
+copy=bpf/.otherabi
+rm -rf "$copy"
+root=$PWD
+trap 'rm -rf "$root/$copy"' EXIT
+mkdir "$copy"
+cp bpf/*.h bpf/limiter.bpf.c "$copy"
+
+# edit FILE EXPRESSION: changes a file, and fails if that changed nothing.
+edit() {
+	cp "$copy/$1" "$copy/before"
+	perl -0pi -e "$2" "$copy/$1"
+	! cmp -s "$copy/$1" "$copy/before" || {
+		echo "other-abi: $1 is not what it was: $2" >&2
+		return 1
+	}
+}
+
+edit abi.h 's/ABI_VERSION = (\d+)/"ABI_VERSION = " . ($1 + 1)/e'
+# A reason in between: all behind it mean another number.
+edit abi.h 's/\tREASON_OVER_NEW,\n/\tREASON_OVER_NEW,\n\tREASON_OF_ANOTHER_ABI,\n/'
+edit abi.h 's/struct list_entry \{.*?\n\};\n_Static_assert\(sizeof\(struct list_entry\) == 24/struct list_entry {
+	__u32 prefixlen;
+	__u8 policies;
+	__u8 listed;
+	__u8 scope;
+	__u8 pad;
+	__u64 added_by_another_abi;
+	__u64 hits;
+	__u64 expires_ns;
+};
+_Static_assert(sizeof(struct list_entry) == 32/s'
+edit abi.h 's/(struct list_note \{\n\t__u64 created;\n)(\t__u8 by\[32\];\n)(\t__u8 reason\[64\];\n)/$1$3$2/'
+edit abi_state.h 's/(\t__u64 packets;\n)(\t__u64 bytes;\n)/$2$1/'
+edit abi_state.h 's/(\tstruct counter by_end\[[^\n]*\n)(\tstruct counter near_limits\[[^\n]*\n)/$2$1/'
+edit abi_state.h 's/(\tstruct addr addr;\n)(\t__u32 service;\n)/$2$1/'
+edit abi_state.h 's/struct source \{\n(.*?)\};\n_Static_assert\(sizeof\(struct source\) == 40/struct source {
+	__u64 added_by_another_abi;
+$1};
+_Static_assert(sizeof(struct source) == 48/s'
+edit abi_state.h 's/(struct interface \{\n)(.*?)(\t__u8 name\[16\];\n)/$1$3$2/s'
+edit abi_policy.h 's/(\t__u32 over;\n)(\t__u32 id;\n)/$2$1/'
+edit abi_policy.h 's/(struct service \{\n)(\t__u32 id;\n)(.*?)(\t__u32 flags;\n)/$1$4$3$2/s'
+edit abi_policy.h 's/4096 - 48/2048 - 48/; s/== 4096, "policy_piece"/== 2048, "policy_piece"/'
+
+cd pkg/datapath
+# All else as the line in generate.go has it.
+options=$(sed -n 's|^//go:generate go tool bpf2go -tags !otherabi \(.*\) limiter \.\./.*|\1|p' generate.go)
+flags=$(sed -n 's|^//go:generate go tool bpf2go -tags !otherabi .*/limiter\.bpf\.c -- \(.*\)|\1|p' generate.go)
+[ -n "$options" ] && [ -n "$flags" ]
+# shellcheck disable=SC2086 # lists of options
+GOPACKAGE=datapath go tool bpf2go -tags otherabi -output-stem limiter_otherabi $options \
+	limiter "../../$copy/limiter.bpf.c" -- $flags
