@@ -22,6 +22,12 @@ static __always_inline __u64 index_control(void)
 	return *(volatile __u64 *)&control.lists;
 }
 
+/*
+ * An index within a table: the compiler leaves out a mask that changes nothing, and then the verifier of 6.1 has lost
+ * the bounds of what was put together by `|`.
+ */
+#define BOUNDED(at, size) asm volatile("%0 &= %1" : "+r"(at) : "i"((size)-1))
+
 /* An address in host order, at the upper end of 128 bits. */
 struct halves {
 	__u64 high, low;
@@ -53,8 +59,8 @@ static __always_inline __u64 host_bit(__u64 word, const struct addr *a)
 		x = (x << 32 | bpf_ntohl(a->word[1])) ^ x;
 	x *= INDEX_ODD;
 	at = (word & INDEX_HALF) | x >> (64 - INDEX_HOST_SHIFT);
-	return hash_bits(*(volatile __u64 *)&tables.index.hosts[at & (2 * INDEX_HOST_WORDS - 1)],
-			 x);
+	BOUNDED(at, 2 * INDEX_HOST_WORDS);
+	return hash_bits(*(volatile __u64 *)&tables.index.hosts[at], x);
 }
 
 /* One bit an IPv4 /22, and one a hash of an IPv6 /32. */
@@ -70,7 +76,7 @@ static __always_inline __u64 prefix_bit(__u64 word, const struct addr *a)
 	}
 	at = (word & INDEX_HALF) >> (INDEX_HOST_SHIFT - INDEX_PREFIX_SHIFT) |
 	     bit >> (32 - INDEX_PREFIX_SHIFT);
-	at &= 2 * INDEX_PREFIX_WORDS - 1;
+	BOUNDED(at, 2 * INDEX_PREFIX_WORDS);
 	return *(volatile __u64 *)&prefixes[at] >> (bit >> (26 - INDEX_PREFIX_SHIFT) & 63) & 1;
 }
 
@@ -91,12 +97,18 @@ static __always_inline __u64 entry_hash(struct halves h, __u32 number, __u32 wha
 	return (x ^ x >> 32) * INDEX_ODD;
 }
 
-static __always_inline __u64 entry_word(__u64 word, __u64 hash)
+static __always_inline __u64 entry_place(__u64 word, __u64 hash)
 {
 	__u64 at = (word & INDEX_HALF) << (INDEX_ENTRY_SHIFT - INDEX_HOST_SHIFT) |
 		   hash >> (64 - INDEX_ENTRY_SHIFT);
 
-	return *(volatile __u64 *)&tables.index.entries[at & (2 * INDEX_ENTRY_WORDS - 1)];
+	BOUNDED(at, 2 * INDEX_ENTRY_WORDS);
+	return at;
+}
+
+static __always_inline __u64 entry_word(__u64 word, __u64 hash)
+{
+	return *(volatile __u64 *)&tables.index.entries[entry_place(word, hash)];
 }
 
 /* What the lists may hold of an address. */
@@ -130,6 +142,38 @@ static __always_inline __u32 lists_may_hold(const struct addr *a)
 	return may;
 }
 
+static __always_inline __u64 bits_of(__u64 hash)
+{
+	return 1ULL << (hash >> 40 & 63) | 1ULL << (hash >> 34 & 63) | 1ULL << (hash >> 28 & 63);
+}
+
+/* For a program that puts a host on a list: to be called before it inserts it. */
+static __always_inline void index_host(const struct addr *a, __u32 list)
+{
+	__u64 word = index_control(), holds = INDEX_HOSTS, x = bpf_ntohl(a->word[0]), at, hash,
+	      half;
+	struct halves h = halves_of(a);
+
+	h.low = 0;
+	if (a->family != 4) {
+		x = (x << 32 | bpf_ntohl(a->word[1])) ^ x;
+		holds <<= INDEX_FAMILY_BITS;
+	}
+	x *= INDEX_ODD;
+	hash = entry_hash(h, 63, index_what(0, a->family, 1));
+	for (half = 0; half < 2; half++) {
+		if (half && !(word & INDEX_WRITE_BOTH))
+			break;
+		at = ((word & INDEX_HALF) ^ half * INDEX_HALF) | x >> (64 - INDEX_HOST_SHIFT);
+		BOUNDED(at, 2 * INDEX_HOST_WORDS);
+		__sync_fetch_and_or(&tables.index.hosts[at], bits_of(x));
+		at = entry_place(word ^ half * INDEX_HALF, hash);
+		__sync_fetch_and_or(&tables.index.entries[at],
+				    bits_of(list == LIST_ALLOW ? hash << 18 : hash));
+		__sync_fetch_and_or(&control.lists, holds << half * INDEX_HOLDS_BITS);
+	}
+}
+
 /* The number of the only bit that is set, by a de Bruijn sequence. */
 static const __u8 bit_numbers[64] = {
 	0,  1,	2,  53, 3,  7,	54, 27, 4,  38, 41, 8,	34, 55, 48, 28, 62, 5,	39, 46, 44, 42,
@@ -154,12 +198,13 @@ static __always_inline __u64 first_bits(__u32 number)
  */
 static __always_inline __u64 prefixes_that_may(__u64 word, const struct addr *a, __u32 what)
 {
-	__u64 half = (word & INDEX_HALF) >> (INDEX_HOST_SHIFT - 3);
+	__u64 set = (word & INDEX_HALF) >> (INDEX_HOST_SHIFT - 3) | what;
 	__u32 n, number;
 	struct halves own = halves_of(a), h;
 	__u64 left, low, hash, found = 0;
 
-	left = *(volatile __u64 *)&tables.index.lengths[(half | what) & 15];
+	BOUNDED(set, 16);
+	left = *(volatile __u64 *)&tables.index.lengths[set];
 	for (n = 0; n < 64 && left; n++) {
 		low = left & -left;
 		left ^= low;

@@ -128,28 +128,6 @@ func (i *Instance) put(m listMaps, e Entry) (undo func() error, err error) {
 // listIsFull: a hash says E2BIG, and a trie, as those of the sets, ENOSPC.
 func listIsFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) }
 
-// sweepExpired deletes the entries of a list that have ended, with their notes, and counts them.
-func (i *Instance) sweepExpired(m listMaps) (swept int) {
-	for _, from := range m.maps() {
-		var key limiterPrefixKey
-		var value limiterListEntry
-		var gone []limiterPrefixKey
-		iter := from.Iterate()
-		for iter.Next(&key, &value) {
-			if ended := value.Listed == 0 || expired(value); ended && value.Policies == 0 {
-				gone = append(gone, key)
-			}
-		}
-		for _, key := range gone {
-			if from.Delete(key) == nil {
-				swept++
-			}
-			_ = i.maps.ListNotes.Delete(limiterListNoteKey{Prefix: key, List: uint32(m.id)})
-		}
-	}
-	return swept
-}
-
 // entryValue is an entry that somebody put there; what policies say of the prefix stays.
 func entryValue(key limiterPrefixKey, before limiterListEntry, e Entry) limiterListEntry {
 	value := limiterListEntry{
