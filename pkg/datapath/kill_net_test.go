@@ -56,12 +56,18 @@ func child(what, pinDir string) error {
 		_, err := datapath.Upgrade(pinDir)
 		return err
 	}
+	if what == "load" {
+		return loadForEver(pinDir)
+	}
 	i, err := datapath.OpenForChange(pinDir)
 	if err != nil {
 		return err
 	}
 	defer i.Close()
 	switch what {
+	case "compact":
+		_, err := i.Compact()
+		return err
 	case "limit":
 		return i.SetLimit(loose())
 	case "block":
