@@ -170,3 +170,12 @@ func closePrograms(all map[pinKey]*ebpf.Program) {
 		prog.Close()
 	}
 }
+
+// unpinned are the new maps as another version would find them.
+func (h *heir) unpinned() *pinnedMaps {
+	p := &pinnedMaps{dir: h.dir, abi: uint32(limiterAbiABI_VERSION), layout: h.from.own, maps: map[string]*ebpf.Map{}}
+	for name, m := range h.maps.byName() {
+		p.maps[name] = *m
+	}
+	return p
+}
