@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,6 +101,10 @@ func (r *Receiver) Close() {
 	r.running.Wait()
 }
 
+// datagramsAtOnce is how many are sent before the sender pauses for a millisecond: the ring of a veth with XDP holds 256,
+// and what a busy machine has not taken out by then is lost before any program sees it.
+const datagramsAtOnce = 64
+
 // SendDatagrams sends payloads out of ns from src (port 0 is one of the kernel's choice), the n-th to the
 // n-th of the ports of dst, in turn.
 func SendDatagrams(ns *Namespace, src netip.AddrPort, dst netip.Addr, ports []uint16, payloads ...[]byte) error {
@@ -117,6 +122,9 @@ func SendDatagrams(ns *Namespace, src netip.AddrPort, dst netip.Addr, ports []ui
 			return fmt.Errorf("bind to %s: %w", src, err)
 		}
 		for n, payload := range payloads {
+			if n%datagramsAtOnce == datagramsAtOnce-1 {
+				time.Sleep(time.Millisecond)
+			}
 			to := netip.AddrPortFrom(dst, ports[n%len(ports)])
 			if err := unix.Sendto(fd, payload, 0, sockaddr(to)); err != nil {
 				return fmt.Errorf("send to %s: %w", to, err)
