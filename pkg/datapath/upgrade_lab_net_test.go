@@ -237,7 +237,10 @@ func (l *upgradeLab) mustAddUp() {
 		if admitted != ends[isUnder]+l.friends() || over != ends[isOverNew] {
 			l.t.Errorf("services admitted %d and refused %d; packets ended as %v", admitted, over, ends)
 		}
-		if want := ends[isUnder] + ends[isOverNew] + ends[isBlocked] + ends[isAllowed]; noted != want {
+		// A program that finds no line, and makes one after the line was carried over, loses that one count: the
+		// race of account.h, at most once for each line.
+		want := ends[isUnder] + ends[isOverNew] + ends[isBlocked] + ends[isAllowed]
+		if noted > want || noted+uint64(len(sources)) < want {
 			l.t.Errorf("the ledger holds %d connections, counted were %d: %v", noted, want, ends)
 		}
 		return errors.Join(err, servicesErr)
