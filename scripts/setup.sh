@@ -88,6 +88,11 @@ need() {
 		need_test_tools
 		need_ssh
 		;;
+	bench-check)
+		need test
+		command_of nft nftables
+		command_of ipset ipset
+		;;
 	generate)
 		need_go
 		need_clang
@@ -112,7 +117,7 @@ need() {
 		need_qemu
 		;;
 	*)
-		echo "setup: unknown target $1 (build demo test generate fmt lint check test-vm)" >&2
+		echo "setup: unknown target $1 (build demo test bench-check generate fmt lint check test-vm)" >&2
 		exit 2
 		;;
 	esac
