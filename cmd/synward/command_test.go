@@ -269,6 +269,20 @@ func TestStats(t *testing.T) {
 	}
 }
 
+func TestUpgrade(t *testing.T) {
+	f := newFake()
+	f.upgraded = &datapath.Upgraded{From: 2, To: 2, Interfaces: []datapath.UpgradedInterface{{Name: "eth0"}, {Name: "eth1", Swapped: true}}}
+	expect(t, runWith(t, f, "upgrade"), exitOK, "eth0: unchanged, it runs the program of this version", "eth1: runs the program of this version now")
+	f.upgraded = &datapath.Upgraded{From: 2, To: 3, Finished: true, Interfaces: []datapath.UpgradedInterface{{Name: "eth0", Why: "gone"}}}
+	expect(t, runWith(t, f, "upgrade"), exitPartly, "an upgrade that was killed is finished",
+		"carried over from ABI 2 to ABI 3: lists, policies, counters, sources",
+		"levels begin afresh: each source has one extra burst, and QUIC connections of the last ten seconds count again",
+		"eth0: left as it is: gone")
+	f.err = fmt.Errorf("map bans: %w", datapath.ErrRefused)
+	expect(t, runWith(t, f, "upgrade"), exitRefused, "synward: map bans: refused")
+	expect(t, runWith(t, f, "upgrade", "eth0"), exitUsage, `synward: upgrade takes no argument, not "eth0"; see synward upgrade --help`)
+}
+
 func TestDoctor(t *testing.T) {
 	f := newFake()
 	f.findings = []datapath.Finding{{Name: "kernel", OK: true}}
@@ -284,7 +298,7 @@ func TestNotRoot(t *testing.T) {
 		"", "attach eth0", "detach eth0", "detach --all", "status", "limit default --new 5/s", "apply -f x",
 		"confirm", "rollback", "policy", "services", "allow add 10.0.0.0/8",
 		"allow list", "block add 10.0.0.0/8", "block rm 10.0.0.0/8", "block list", "sources", "forget 10.0.0.1",
-		"check 10.0.0.1", "stats", "doctor",
+		"check 10.0.0.1", "stats", "doctor", "upgrade",
 	} {
 		f := newFake()
 		f.err = errors.New("touched")

@@ -4,7 +4,10 @@ package datapath
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
@@ -25,6 +28,7 @@ var layoutEnums = []string{
 // forgotten without harm.
 var rebuiltMaps = []string{
 	limiterMapMeta, pinControl, pinTables, limiterMapLocals, limiterMapSets, limiterMapQuicSecrets, limiterMapQuicRecent,
+	limiterMapChanges,
 }
 
 // layout says where in the values of an instance's maps each field lies. It is read from pins: input.
@@ -122,6 +126,23 @@ func createLayout() (*ebpf.Map, error) {
 		return nil, fmt.Errorf("create map %s: %w", pinLayout, err)
 	}
 	return m, nil
+}
+
+// keepLayout describes the maps of dir, which this version can read, if nothing does yet.
+func (d pinDir) keepLayout() error {
+	path := filepath.Join(d.maps(), pinLayout)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	m, err := createLayout()
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := m.Pin(path); err != nil {
+		return fmt.Errorf("pin map %s: %w", pinLayout, err)
+	}
+	return nil
 }
 
 // readLayout reads how the maps of dir are laid out.

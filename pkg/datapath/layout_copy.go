@@ -19,6 +19,8 @@ type copyPlan struct {
 	from  int // of the old one
 	steps []copyStep
 	lost  []field
+	// lenient leaves behind what has no place.
+	lenient bool
 }
 
 // copyStep copies bytes, and wants those to be zero for which the new field has no room.
@@ -79,12 +81,12 @@ func (p *copyPlan) convert(out, old []byte) error {
 	for i := range p.steps {
 		s := &p.steps[i]
 		copy(out[s.to:s.to+s.copied], old[s.at:s.at+s.copied])
-		if s.copied < s.size && !isZero(old[s.at+s.copied:s.at+s.size]) {
+		if !p.lenient && s.copied < s.size && !isZero(old[s.at+s.copied:s.at+s.size]) {
 			return errLeftOver(s.path, "is too large for this version")
 		}
 	}
 	for _, f := range p.lost {
-		if !isZero(old[f.at : f.at+f.size]) {
+		if !p.lenient && !isZero(old[f.at:f.at+f.size]) {
 			return errLeftOver(f.path, "means nothing to this version")
 		}
 	}

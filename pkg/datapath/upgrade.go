@@ -83,6 +83,9 @@ func (d pinDir) upgradePrograms(l *lock, out *Upgraded) error {
 		return err
 	}
 	defer i.release()
+	if err := d.keepLayout(); err != nil {
+		return err
+	}
 	if err := i.tidy(); err != nil {
 		return err
 	}
@@ -218,6 +221,9 @@ func (s *source) build(staging pinDir, suffix string) error {
 	}
 	h := &heir{Instance: i, from: s}
 	if err := h.fill(); err != nil {
+		return err
+	}
+	if err := tryMoves(s.pinnedMaps, h.unpinned()); err != nil {
 		return err
 	}
 	programs, err := h.programs()

@@ -133,6 +133,7 @@ func (h *heir) fillOthers() error {
 	for name, to := range map[string]*ebpf.Map{
 		limiterMapServiceBases: h.maps.ServiceBases, limiterMapLimitBases: h.maps.LimitBases,
 		limiterMapServiceNames: h.maps.ServiceNames, limiterMapListNotes: h.maps.ListNotes,
+		limiterMapChanges: h.maps.Changes, // what is saved goes on to be this instance's
 	} {
 		if err := h.copyMap(name, to); err != nil {
 			return err
@@ -169,4 +170,13 @@ func closePrograms(all map[pinKey]*ebpf.Program) {
 	for _, prog := range all {
 		prog.Close()
 	}
+}
+
+// unpinned are the new maps as another version would find them.
+func (h *heir) unpinned() *pinnedMaps {
+	p := &pinnedMaps{dir: h.dir, abi: uint32(limiterAbiABI_VERSION), layout: h.from.own, maps: map[string]*ebpf.Map{}}
+	for name, m := range h.maps.byName() {
+		p.maps[name] = *m
+	}
+	return p
 }

@@ -50,6 +50,7 @@ type upgradeLab struct {
 	*bench
 	second *bench
 	other  string
+	state  string // where the other version saves, and writes its log
 }
 
 // upgradePolicy has more services than counters lie near, and one of each kind of list.
@@ -68,7 +69,7 @@ func upgradePolicy() string {
 
 func newUpgradeLab(t *testing.T, other string, attach func(b *bench)) *upgradeLab {
 	t.Helper()
-	l := &upgradeLab{bench: newStreamBench(t), other: other}
+	l := &upgradeLab{bench: newStreamBench(t), other: other, state: t.TempDir()}
 	l.second = &bench{Pair: testenv.NewPair(t, testenv.PairOptions{GRO: true}), t: t, pinDir: l.pinDir}
 	attach(l.bench)
 	attach(l.second)
@@ -99,7 +100,7 @@ func (l *upgradeLab) frames() [][]byte {
 // command is the other version at work on the instance.
 func (l *upgradeLab) command(args ...string) *exec.Cmd {
 	cmd := l.Server.Command(l.other, append([]string{"--pin-dir", l.pinDir}, args...)...)
-	cmd.Env = os.Environ()
+	cmd.Env = append(os.Environ(), "SYNWARD_STATE_DIR="+l.state, "SYNWARD_LOG_DIR="+l.state)
 	return cmd
 }
 
@@ -154,6 +155,9 @@ type remembered struct {
 	Kept         []datapath.Applied
 	Generation   uint16
 	Pending      bool
+	// Instance is by what the saved state knows it.
+	Instance uint64
+	Begun    uint64
 }
 
 func (l *upgradeLab) remember() (r remembered) {
@@ -163,8 +167,9 @@ func (l *upgradeLab) remember() (r remembered) {
 		block, blockErr := i.Entries(datapath.Block)
 		kept, keptErr := i.Kept()
 		p, err := i.Policy()
-		r = remembered{allow, block, kept, p.Generation, p.Pending != nil}
-		return errors.Join(allowErr, blockErr, keptErr, err)
+		mark, _, markErr := i.Changed()
+		r = remembered{allow, block, kept, p.Generation, p.Pending != nil, mark.Instance, mark.Begun}
+		return errors.Join(allowErr, blockErr, keptErr, err, markErr)
 	})
 	return r
 }
@@ -175,7 +180,11 @@ func (l *upgradeLab) mustRemember(before remembered) {
 	after := l.remember()
 	l.mustHaveEntries("allow", before.Allow, after.Allow)
 	l.mustHaveEntries("block", before.Block, after.Block)
+	if after.Begun < before.Begun {
+		l.t.Errorf("%d changes were begun, before it were %d: what is saved would pass for whole", after.Begun, before.Begun)
+	}
 	before.Allow, before.Block, after.Allow, after.Block = nil, nil, nil, nil
+	before.Begun, after.Begun = 0, 0
 	old, oldErr := json.Marshal(before)
 	new, newErr := json.Marshal(after)
 	if err := errors.Join(oldErr, newErr); err != nil {

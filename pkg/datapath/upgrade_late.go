@@ -31,16 +31,18 @@ func newLateEntries(from, to *pinnedMaps, m listMap) (*lateEntries, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.values.lenient = true
 	return &lateEntries{entryCarrier: c, old: from, to: to, out: make([]byte, c.values.size)}, nil
 }
 
-// add writes one entry, unless it holds no more. The index of another version's lists is not known here: there
+// add writes one entry, unless it holds no more. Nothing can be refused any more: what this version has no place
+// for in the entry is left behind, and an entry that makes no sense is. The index of another version's lists is not known here: there
 // the version that made them has to do it.
 func (l *lateEntries) add(newKey, oldKey, oldValue []byte) (bool, error) {
 	key := make([]byte, l.keys.size)
 	_, keep, err := l.convert(key, l.out, oldKey, oldValue)
 	if err != nil || !keep {
-		return false, err
+		return false, nil
 	}
 	if l.to.abi != uint32(limiterAbiABI_VERSION) {
 		return false, errOtherFinishes
@@ -69,25 +71,18 @@ func putNew(m *ebpf.Map, key, value []byte) error {
 }
 
 // moveLedger adds up what both have counted of a source.
-func moveLedger(from, to *pinnedMaps) error {
-	old, new, err := both(from, to, limiterMapSources)
+func (m countMove) moveLedger(from, to *pinnedMaps) error {
+	c, err := newLineCarrier(m.old, m.new, from.layout, to.layout)
 	if err != nil {
 		return err
 	}
-	words, err := fieldWords(old, new, "admitted", "refused")
-	if err != nil {
-		return err
-	}
-	c, err := newLineCarrier(old, new, from.layout, to.layout)
-	if err != nil {
-		return err
-	}
+	c.values.lenient = true // it is too late to refuse a line, and it decides nothing
 	out := make([]byte, c.values.size)
 	add := func(newKey, _, oldValue []byte) (bool, error) {
 		if err := c.values.convert(out, oldValue); err != nil {
 			return false, fmt.Errorf("ledger: %w", err)
 		}
-		return true, putNew(new.Map, newKey, out)
+		return true, putNew(m.new.Map, newKey, out)
 	}
-	return hashMover{name: limiterMapSources, key: c.key, add: add, words: words}.move(old, new)
+	return hashMover{m, c.key, add}.run()
 }

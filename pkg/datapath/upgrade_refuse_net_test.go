@@ -3,6 +3,7 @@
 package datapath_test
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"os"
@@ -37,6 +38,11 @@ func TestUpgradeRefuses(t *testing.T) {
 			datapath.SpoilLayout(t, l.pinDir, own[:len(own)/2])
 			return nothing
 		}, "layout"},
+		// Read as another field, and nothing was hit yet: what is to be moved at the end is looked for before.
+		"hits under another name": {func(t *testing.T, l *upgradeLab) func() {
+			datapath.SpoilLayout(t, l.pinDir, bytes.Replace(datapath.OwnLayout(t), []byte("\x00hits\x00"), []byte("\x00hitz\x00"), 1))
+			return nothing
+		}, "hits"},
 		"a policy that it cannot read": {func(t *testing.T, l *upgradeLab) func() {
 			var undo func(*datapath.Instance) error
 			l.change(func(i *datapath.Instance) error {
