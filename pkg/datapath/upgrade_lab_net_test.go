@@ -17,6 +17,7 @@ import (
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/internal/testenv"
+	tg "github.com/synward/synward/pkg/internal/trafficgen"
 )
 
 // The program synward with another layout of all that is pinned (tag otherabi; scripts/other-abi.sh says what
@@ -94,8 +95,22 @@ func (l *upgradeLab) frames() [][]byte {
 		out = append(out, l.synFrameFrom("198.18.30.1", port))
 	}
 	out = append(out, l.synFrameFrom("198.18.50.1", 2000), l.synFrameFrom("198.18.51.1", 4000))
-	return out
+	return append(out, l.malformed())
 }
+
+// malformed ends for a reason that has another number in the other version. It makes no line of the ledger.
+func (l *upgradeLab) malformed() []byte {
+	l.t.Helper()
+	client, err := l.Client.MAC(l.ClientIf)
+	server, serverErr := l.Server.MAC(l.ServerIf)
+	if err := errors.Join(err, serverErr); err != nil {
+		l.t.Fatal(err)
+	}
+	from, to := netip.MustParseAddrPort("198.18.52.1:40000"), netip.AddrPortFrom(l.ServerIP4, 1000)
+	return tg.SYN(from, to).With(tg.Flags(tg.SYNFlag|tg.FIN), tg.MACs(client, server)).Bytes()
+}
+
+const isMalformed = "malformed drop"
 
 // command is the other version at work on the instance.
 func (l *upgradeLab) command(args ...string) *exec.Cmd {
@@ -226,6 +241,11 @@ func (l *upgradeLab) mustAddUp() {
 		}
 	}
 	ends := l.tally()
+	for end := range ends {
+		if !slices.Contains([]string{isAllowed, isBlocked, isNobodys, isOverNew, isUnder, isMalformed, "established pass"}, end) {
+			l.t.Errorf("packets ended as %s, as none does: %v", end, ends)
+		}
+	}
 	l.read(func(i *datapath.Instance) error {
 		services, servicesErr := i.Services()
 		sources, err := i.Sources()
