@@ -230,15 +230,36 @@ func inNetns(ts *testscript.TestScript, netns string, out io.Writer, name string
 	return in
 }
 
-// killAll kills every process in a namespace but this one, whose first thread may be lost there. It returns how
-// many it found.
+// killAll kills every process that lives in a namespace. It returns how many it found.
 func killAll(netns string) (found int) {
+	home, err := os.Stat(netns)
+	if err != nil {
+		return 0
+	}
 	out, _ := exec.Command("ip", "netns", "pids", filepath.Base(netns)).Output()
 	for _, line := range strings.Fields(string(out)) {
-		if pid, err := strconv.Atoi(line); err == nil && pid != os.Getpid() {
+		if pid, err := strconv.Atoi(line); err == nil && pid != os.Getpid() && livesIn(pid, home) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			found++
 		}
 	}
 	return found
+}
+
+// livesIn: all threads of a process are in a namespace. The first one alone, by which ip goes, is there as well
+// while a program looks through all namespaces, which the tests of other packages do meanwhile.
+func livesIn(pid int, netns os.FileInfo) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/ns/net", pid))
+	lives := false
+	for _, link := range threads {
+		one, err := os.Stat(link)
+		if err != nil {
+			continue
+		}
+		if !os.SameFile(one, netns) {
+			return false
+		}
+		lives = true
+	}
+	return lives
 }

@@ -15,28 +15,42 @@ import (
 // killDeadline bounds the wait for killed processes to go.
 const killDeadline = 10 * time.Second
 
-// Processes lists the processes that live in ns, except the caller's own, which is there for the time of a Do.
+// Processes lists the processes that live in ns: all their threads are there. A thread alone is there for the time
+// of a Do, or of a look through all namespaces, and may be the first of its process.
 func (ns *Namespace) Processes() ([]int, error) {
 	var home unix.Stat_t
 	if err := unix.Fstat(int(ns.handle), &home); err != nil {
 		return nil, fmt.Errorf("list processes of %s: %w", ns.name, err)
 	}
-	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
 	var found []int
-	for _, link := range links {
-		var st unix.Stat_t
-		if unix.Stat(link, &st) != nil || st.Ino != home.Ino || st.Dev != home.Dev {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(link))))
-		if err == nil && pid != os.Getpid() {
+	for _, dir := range processes {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err == nil && pid != os.Getpid() && livesIn(dir, home) {
 			found = append(found, pid)
 		}
 	}
 	return found, nil
+}
+
+// livesIn goes by the threads of a process that still run.
+func livesIn(process string, netns unix.Stat_t) bool {
+	threads, _ := filepath.Glob(filepath.Join(process, "task/*/ns/net"))
+	lives := false
+	for _, link := range threads {
+		var st unix.Stat_t
+		if unix.Stat(link, &st) != nil {
+			continue
+		}
+		if st.Ino != netns.Ino || st.Dev != netns.Dev {
+			return false
+		}
+		lives = true
+	}
+	return lives
 }
 
 // KillAll kills every process that lives in ns, also those that a daemon left behind, and waits until there is
