@@ -11,7 +11,7 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 3,
+	ABI_VERSION = 4,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,
@@ -39,7 +39,8 @@ enum feature {
 	FEATURE_VOLUME = 32, /* packets or bytes_in */
 	FEATURE_MANY = 64, /* a packet may meet more than one limit, or one that is not plain */
 	FEATURE_RESET = 128,
-	FEATURE_ALL = 255,
+	FEATURE_BYTES_OUT = 512, /* and the program at egress is there */
+	FEATURE_ALL = 1023,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */
@@ -60,6 +61,7 @@ enum reason {
 	REASON_FRAGMENT,
 	REASON_CONTENDED,
 	REASON_SELF_TEST,
+	REASON_OVER_BYTES_OUT,
 	REASON_COUNT,
 };
 
@@ -105,6 +107,7 @@ enum limit_kind {
 	LIMIT_NEW,
 	LIMIT_PACKETS,
 	LIMIT_BYTES_IN,
+	LIMIT_BYTES_OUT = 5, /* charged at egress, looked at where a connection is asked for */
 };
 
 /* Whose count it keeps. */

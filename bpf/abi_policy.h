@@ -22,7 +22,8 @@ enum hash_key {
  * wrapped around and counts as past; all limits of one region share unit and stale. over is the whole
  * verdict on what is over the limit, action included (enum verdict). id is the limit's for longer
  * than a policy: its own TAT, aggregate and counter lie there. from and except are bits of the sets: a
- * limit applies to sources in one of from (0: all) and none of except.
+ * limit applies to sources in one of from (0: all) and none of except. debt is, of bytes_out alone, what may be
+ * owed at most, in units: more than a burst, for what was sent is charged in full.
  */
 struct limit {
 	__u64 seed;
@@ -45,7 +46,8 @@ struct limit {
 	__u64 aggregate_cost_ns;
 	__u64 aggregate_capacity_ns;
 	__u32 mask6[4];
-	__u64 pad2[2];
+	__u64 debt;
+	__u64 pad2;
 };
 _Static_assert(sizeof(struct limit) == 128, "limit");
 
@@ -55,6 +57,7 @@ enum service_flag {
 	SERVICE_COUNT_REJECTED = 4,
 	SERVICE_DROPS =
 		16, /* all its limits are of new connections and drop, the global ones too */
+	SERVICE_BYTES_OUT = 64, /* some limit counts what is sent, of the global ones too */
 	SERVICE_PLAIN =
 		8, /* at most one limit: per source, new, drop or reset, and no global one */
 };

@@ -27,6 +27,8 @@
 char _license[] SEC("license") = "Dual BSD/GPL";
 
 #include "journey.h"
+#include "owe.h"
+#include "sent.h"
 
 /* Names of values that Go needs, kept in the object's BTF though no variable has these types. */
 const struct {
@@ -94,4 +96,22 @@ int synward_tc(struct __sk_buff *ctx)
 	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
 		p.quic = quic_parse_skb(ctx, &p, &mine->quic);
 	return mine ? act_tc(ctx, mine, &p, judge(mine, &p, verdict)) : TC_ACT_UNSPEC;
+}
+
+/* At egress, only while some limit counts what is sent. Drops nothing. */
+SEC("tc")
+int synward_out(struct __sk_buff *ctx)
+{
+	struct packet p = { .segments = 1, .bytes = ctx->len };
+	int verdict = has_link_header ? parse_skb(ctx, &p) : reread_skb(ctx, &p);
+
+	if (has_link_header && verdict == REASON_UNPARSED && p.bytes > ctx->data_end - ctx->data)
+		verdict = reread_skb(ctx, &p);
+	if (!verdict && p.kind == KIND_CHAIN)
+		verdict = walk_chain_skb(ctx, &p);
+	if (verdict == REASON_SELF_TEST)
+		count_self_test(&p);
+	if (!verdict && is_counted(&p))
+		charge_sent(&p, wire_bytes(ctx, &p));
+	return TC_ACT_UNSPEC;
 }

@@ -65,6 +65,9 @@ static __always_inline __u64 limit_cost(const struct limit *l, const struct pack
 		       l->kind == LIMIT_PACKETS	 ? p->segments :
 						   1;
 
+	/* What asks for a connection sends nothing: over the limit is who owes a whole burst. */
+	if (features & FEATURE_BYTES_OUT && l->kind == LIMIT_BYTES_OUT)
+		return 1;
 	return gcra_cost(amount, l->cost, l->cost_shift, l->stale);
 }
 

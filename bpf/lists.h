@@ -43,6 +43,7 @@ struct listed {
 	__u64 now;
 	bool asks; /* for a new connection, or it may, as far as is known yet */
 	__u8 policies; /* the bit of the slot in force */
+	bool silent; /* adds no hit */
 };
 
 static __always_inline bool entry_covers(const struct list_entry *e, const struct listed *by)
@@ -59,7 +60,8 @@ static __always_inline bool entry_hit(struct list_entry *e, const struct listed 
 {
 	if (!e || !entry_covers(e, by))
 		return false;
-	__sync_fetch_and_add(&e->hits, 1);
+	if (!by->silent)
+		__sync_fetch_and_add(&e->hits, 1);
 	return true;
 }
 
@@ -119,6 +121,25 @@ static __always_inline struct climb climb_from(const struct packet *p, const str
 	};
 
 	return c;
+}
+
+/* Whether what is sent to p's source needs no counting. Leaves no hit: nothing came from there. */
+__noinline int lists_allow(const struct packet *p, __u32 slot, __u64 now)
+{
+	struct listed by = { .now = now,
+			     .policies = 1 << (slot & (POLICY_SLOTS - 1)),
+			     .silent = true };
+	struct prefix_key key = {};
+	struct climb c;
+
+	if (!p)
+		return 0;
+	key.addr = p->src;
+	if (hosts_hold(&allow_hosts, &key, &by))
+		return 1;
+	c = climb_from(p, &by);
+	bpf_loop(LPM_MAX_BITS + 1, climb_allow, &c, 0);
+	return c.found;
 }
 
 /* p's family is 4 or 6. Worst case one lookup a prefix length, when that many nested entries lapsed. */

@@ -78,11 +78,24 @@ static __always_inline void state_reject(const struct limit *l, __u64 now, __u64
 	__sync_val_compare_and_swap(&state->tat_ns, tat, next);
 }
 
+/* in: the sets that the source is in. */
+static __always_inline bool limit_is_of(const struct limit *l, __u64 in)
+{
+	return (!l->from || l->from & in) && !(l->except & in);
+}
+
+static __always_inline bool is_bytes_out(const struct limit *l)
+{
+	return features & FEATURE_BYTES_OUT && l->kind == LIMIT_BYTES_OUT;
+}
+
 static __always_inline bool limit_applies(const struct limit *l, const struct packet *p, __u64 in)
 {
 	if (l->kind == LIMIT_NEW && p->kind != KIND_NEW)
 		return false;
-	return (!l->from || l->from & in) && !(l->except & in);
+	if (is_bytes_out(l) && p->kind == KIND_ESTABLISHED)
+		return false;
+	return limit_is_of(l, in);
 }
 
 /* Verified once for all limits of a packet. in: the sets that the source is in. */
@@ -95,10 +108,13 @@ __noinline int limit_look(const struct limit *l, const struct packet *p, __u64 n
 	return meter_look(l, hash_key(l, p), now, limit_cost(l, p));
 }
 
+/* Of bytes_out a second look: sent.h charges them. */
 __noinline int limit_charge(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
 {
 	if (!l || !p || !limit_applies(l, p, in))
 		return LIMIT_SKIPPED;
+	if (is_bytes_out(l))
+		return limit_look(l, p, now, in);
 	if (l->per == PER_SERVICE)
 		return state_charge(l, now, limit_cost(l, p));
 	return meter_charge(l, hash_key(l, p), now, limit_cost(l, p));
@@ -106,7 +122,8 @@ __noinline int limit_charge(const struct limit *l, const struct packet *p, __u64
 
 __noinline int limit_reject(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
 {
-	if (!l || !p || !(l->flags & LIMIT_COUNT_REJECTED) || !limit_applies(l, p, in))
+	if (!l || !p || !(l->flags & LIMIT_COUNT_REJECTED) || is_bytes_out(l) ||
+	    !limit_applies(l, p, in))
 		return 0;
 	if (l->per == PER_SERVICE)
 		state_reject(l, now, limit_cost(l, p));

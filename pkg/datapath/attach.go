@@ -5,7 +5,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -210,7 +209,10 @@ func (a *attacher) keep(at attachment) error {
 	if err != nil {
 		return err
 	}
-	a.result.Unchanged = !changed
+	if err := a.mendEgress(at.key); err != nil {
+		return err
+	}
+	a.result.Unchanged = !changed && !a.result.Mended
 	return a.describe()
 }
 
@@ -240,7 +242,7 @@ func (a *attacher) tryModes() error {
 			return err
 		}
 		if mode == ModeTC {
-			err = foreignFilter(a.nl, ours)
+			err = foreignFilter(a.nl, hookClsact, ours)
 		} else {
 			err = foreignXDP(a.nl, ours)
 		}
@@ -292,28 +294,16 @@ func (a *attacher) tryHook(mode Mode, h hook) error {
 	if err := prog.Pin(a.dir.prog(key)); err != nil {
 		return fmt.Errorf("pin program: %w", err)
 	}
-	l, made, err := hookUp(h, mode, a.nl, prog)
-	if err == nil && l != nil {
-		defer l.Close()
-		err = l.Pin(a.dir.link(key))
+	if err := a.raise(slot, key, mode, a.nl, prog); err != nil {
+		return errors.Join(err, a.clearRecord(slot))
 	}
-	if made {
-		err = a.noteClsact(slot)
+	at, err := a.attachedAs(key)
+	if err == nil {
+		if err = a.addEgress(at, f.features); err != nil {
+			err = errors.Join(err, a.drop(at))
+		}
 	}
-	if err != nil {
-		return errors.Join(err, os.Remove(a.dir.prog(key)), a.clearRecord(slot))
-	}
-	return nil
-}
-
-// noteClsact remembers that detach may remove what attach made.
-func (a *attacher) noteClsact(slot uint32) error {
-	var record limiterInterface
-	if err := a.maps.Interfaces.Lookup(slot, &record); err != nil {
-		return fmt.Errorf("read interface record: %w", err)
-	}
-	record.Hook |= madeClsact
-	return a.maps.Interfaces.Put(slot, record)
+	return err
 }
 
 // describe fills in the interface as status would show it.
@@ -344,7 +334,7 @@ func (a *attacher) writeRecord(f frozen, key pinKey, mode Mode) error {
 		AttachedAt:     uint64(time.Now().Unix()),
 		ReceivedBefore: receivedPackets(a.nl),
 		JudgedBefore:   judged,
-		Features:       f.features,
+		Features:       f.features &^ uint32(limiterFeatureFEATURE_BYTES_OUT), // until the second hook is there
 		ObserveAfter:   f.observeAfter,
 	}
 	if f.linkHeader {

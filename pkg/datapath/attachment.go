@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -132,8 +133,10 @@ func (i *Instance) programIDs() (map[ebpf.ProgramID]bool, error) {
 	}
 	ids := map[ebpf.ProgramID]bool{}
 	for _, at := range all {
-		if id, err := at.programID(); err == nil {
-			ids[id] = true
+		for _, one := range at.hooks() {
+			if id, err := one.programID(); err == nil {
+				ids[id] = true
+			}
 		}
 	}
 	return ids, nil
@@ -174,7 +177,7 @@ func (at attachment) inspect(nl netlink.Link) state {
 	if nl == nil {
 		return state{why: "the interface is gone; attach again when it is back, or detach"}
 	}
-	if at.key.hook == hookClsact {
+	if at.key.hook.filter() {
 		return at.inspectFilter(nl)
 	}
 	l, err := link.LoadPinnedLink(at.dir.link(at.key), nil)
@@ -199,7 +202,7 @@ func (at attachment) inspect(nl netlink.Link) state {
 }
 
 func (at attachment) inspectFilter(nl netlink.Link) state {
-	f, err := findFilter(nl)
+	f, err := findFilter(nl, at.key.hook)
 	if err != nil {
 		return state{why: err.Error()}
 	}
@@ -226,10 +229,20 @@ func linkIfindex(info *link.Info) uint32 {
 	return 0
 }
 
-// drop takes one attachment away: its hook first, then its pins and its record. An interface that is
-// gone has taken its hook with it.
+// drop takes one attachment away: its hooks first, each with its pins, the first last, for that one stands for the
+// attachment; then its record. An interface that is gone has taken its hooks with it.
 func (i *Instance) drop(at attachment) error {
-	if at.key.hook == hookClsact {
+	for _, one := range slices.Backward(at.hooks()) {
+		if err := i.dropHook(one); err != nil {
+			return err
+		}
+	}
+	return i.clearRecordOf(at)
+}
+
+// dropHook takes a program off its hook and removes its pins.
+func (i *Instance) dropHook(at attachment) error {
+	if at.key.hook.filter() {
 		if nl := at.device(); nl != nil {
 			if err := at.removeFilter(nl); err != nil {
 				return err
@@ -238,17 +251,33 @@ func (i *Instance) drop(at attachment) error {
 	} else if err := i.dir.removeLink(at.key); err != nil {
 		return err
 	}
-	return i.forgetAttachment(at)
+	return i.forgetHook(at)
 }
 
-// forgetAttachment removes the pins and the record of an attachment whose hook no longer runs our program.
+// forgetAttachment removes the pins and the record of an attachment whose hooks no longer run our programs.
 func (i *Instance) forgetAttachment(at attachment) error {
+	for _, one := range slices.Backward(at.hooks()) {
+		if err := i.forgetHook(one); err != nil {
+			return err
+		}
+	}
+	return i.clearRecordOf(at)
+}
+
+func (i *Instance) forgetHook(at attachment) error {
+	if err := os.Remove(i.dir.link(at.key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove link: %w", err)
+	}
 	if err := os.Remove(i.dir.nextProgram(at.key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove program: %w", err)
 	}
 	if err := os.Remove(i.dir.prog(at.key)); err != nil {
 		return fmt.Errorf("remove program: %w", err)
 	}
+	return nil
+}
+
+func (i *Instance) clearRecordOf(at attachment) error {
 	if at.slot < uint32(limiterAbiMAX_INTERFACES) {
 		if err := i.maps.Interfaces.Put(at.slot, limiterInterface{}); err != nil {
 			return fmt.Errorf("clear interface record: %w", err)

@@ -48,7 +48,7 @@ func TestVerifierBudget(t *testing.T) {
 	defer m.close()
 	var text strings.Builder
 	got := map[string]cost{}
-	for _, h := range []hook{hookXDP, hookTCX} {
+	for _, h := range []hook{hookXDP, hookTCX, hookTCXOut} {
 		c, err := measureProgram(m, h, uint32(limiterFeatureFEATURE_ALL))
 		if err != nil {
 			t.Fatal(err)

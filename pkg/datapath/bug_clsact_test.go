@@ -28,10 +28,10 @@ func TestBugSecondInstanceReplacesTheFiltersOfTheFirst(t *testing.T) {
 		if _, _, err := hookUp(hookClsact, ModeTC, nl, program); err != nil {
 			return err
 		}
-		if err := foreignFilter(nl, map[ebpf.ProgramID]bool{id: true}); err != nil {
+		if err := foreignFilter(nl, hookClsact, map[ebpf.ProgramID]bool{id: true}); err != nil {
 			t.Errorf("our own filter: %v", err)
 		}
-		if err := foreignFilter(nl, map[ebpf.ProgramID]bool{id + 1: true}); !errors.Is(err, ErrRefused) {
+		if err := foreignFilter(nl, hookClsact, map[ebpf.ProgramID]bool{id + 1: true}); !errors.Is(err, ErrRefused) {
 			t.Errorf("the filter of another instance: %v, want ErrRefused", err)
 		}
 		return nil

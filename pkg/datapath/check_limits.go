@@ -122,6 +122,9 @@ func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 			continue
 		}
 		v := c.lookAt(&l)
+		if bytesOut(&l) && v.Reason == underLimit {
+			continue // it says nothing of how many connections are left
+		}
 		v.Limit, v.LimitName = limitOf(p, at)
 		switch {
 		case v.Reason == underLimit && (pass.Limit == nil || pass.Reason == underLimit && v.Left < pass.Left):
@@ -141,10 +144,10 @@ func (c *checker) letsThrough() bool {
 	return c.head.OnTableFull == uint32(limiterOnTableFullTABLE_FULL_PASS)
 }
 
-// applies: limits of packets and bytes ask about more than one connection, and are left out.
+// applies: limits of packets and bytes_in ask about more than one connection, and are left out.
 func (c *checker) applies(l *limiterLimit) bool {
 	byDestination := l.Per == uint8(limiterLimitPerPER_DESTINATION) || l.Per == uint8(limiterLimitPerPER_SOURCE_DESTINATION)
-	return l.Kind == uint8(limiterLimitKindLIMIT_NEW) && l.Cost != 0 && l.Flags&uint32(limiterLimitFlagLIMIT_OBSERVES) == 0 &&
+	return (l.Kind == uint8(limiterLimitKindLIMIT_NEW) || bytesOut(l)) && l.Cost != 0 && l.Flags&uint32(limiterLimitFlagLIMIT_OBSERVES) == 0 &&
 		(l.From == 0 || l.From&c.in != 0) && l.Except&c.in == 0 && (!byDestination || c.local.IsValid())
 }
 
@@ -164,17 +167,23 @@ func limitOf(p *policy.Policy, place uint32) (*policy.Limit, string) {
 	return &p.Global.Limits[n], names[place]
 }
 
+func bytesOut(l *limiterLimit) bool { return l.Kind == uint8(limiterLimitKindLIMIT_BYTES_OUT) }
+
 // lookAt is meter_look, or state_look for `per: service`.
 func (c *checker) lookAt(l *limiterLimit) Verdict {
 	owed, own := c.owed(l)
-	if owed+l.Cost <= l.Capacity {
+	cost := l.Cost
+	if bytesOut(l) {
+		cost = 1 // as limit_cost
+	}
+	if owed+cost <= l.Capacity {
 		return Verdict{
-			Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT], Left: (l.Capacity - owed) / l.Cost,
+			Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT], Left: (l.Capacity - owed) / cost,
 		}
 	}
 	v := Verdict{
 		Verdict: c.refused(), Reason: reasonNames[limiterReason(l.Over&0xff)],
-		Until: time.Now().Add(time.Duration((owed + l.Cost - l.Capacity) << l.UnitShift)),
+		Until: time.Now().Add(time.Duration((owed + cost - l.Capacity) << l.UnitShift)),
 	}
 	if !own {
 		v.Reason = reasonNames[limiterReasonREASON_TABLE_FULL]

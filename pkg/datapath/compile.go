@@ -146,7 +146,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
 	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
 	sets := out.Allow != 0
-	volume, drops := false, true
+	volume, sent, drops := false, false, true
 	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
 		if i < len(s.Limits) {
 			if err := add(l, s.Name); err != nil {
@@ -155,7 +155,8 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		}
 		plain = plain && isPlain(l)
 		sets = sets || !l.From.IsEmpty() || !l.Except.IsEmpty()
-		volume = volume || l.Kind != policy.KindNew
+		volume = volume || l.Kind == policy.KindPackets || l.Kind == policy.KindBytesIn
+		sent = sent || l.Kind == policy.KindBytesOut
 		drops = drops && l.Over == policy.OverDrop && l.Kind == policy.KindNew
 		if l.CountRejected {
 			out.Flags |= uint32(limiterServiceFlagSERVICE_COUNT_REJECTED)
@@ -163,7 +164,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	}
 	for flag, on := range map[limiterServiceFlag]bool{
 		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
-		limiterServiceFlagSERVICE_DROPS: drops,
+		limiterServiceFlagSERVICE_DROPS: drops, limiterServiceFlagSERVICE_BYTES_OUT: sent,
 	} {
 		if on {
 			out.Flags |= uint32(flag)
@@ -260,6 +261,7 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 		need[limiterFeatureFEATURE_MANY] = need[limiterFeatureFEATURE_MANY] || flags&uint32(limiterServiceFlagSERVICE_PLAIN) == 0
 		need[limiterFeatureFEATURE_SETS] = need[limiterFeatureFEATURE_SETS] || flags&uint32(limiterServiceFlagSERVICE_SETS) != 0
 		need[limiterFeatureFEATURE_VOLUME] = need[limiterFeatureFEATURE_VOLUME] || flags&uint32(limiterServiceFlagSERVICE_VOLUME) != 0
+		need[limiterFeatureFEATURE_BYTES_OUT] = need[limiterFeatureFEATURE_BYTES_OUT] || flags&uint32(limiterServiceFlagSERVICE_BYTES_OUT) != 0
 		for _, l := range s.Listen {
 			need[limiterFeatureFEATURE_UDP] = need[limiterFeatureFEATURE_UDP] || l.Proto != policy.TCP
 			need[limiterFeatureFEATURE_QUIC] = need[limiterFeatureFEATURE_QUIC] || l.Proto == policy.QUIC

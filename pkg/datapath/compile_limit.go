@@ -37,6 +37,13 @@ const (
 	unitBytes = 64
 )
 
+// maxHorizonNs is as far ahead as any TAT may be, 146 years: horizons are rounded up to powers of four.
+const maxHorizonNs = 1 << 62
+
+// maxDebtBursts is how many bursts a key of bytes_out may owe, as far as a slot can hold them: what was sent is owed
+// whatever the burst, and yet nobody is to be refused for ever.
+const maxDebtBursts = 64
+
 // compiledLimit is a limit in the words of the data path, and what places it in the meters.
 type compiledLimit struct {
 	limiterLimit
@@ -80,7 +87,7 @@ func compileLimit(l policy.Limit) (compiledLimit, error) {
 // interval is what one connection, packet or full packet of bytes takes to come back, in nanoseconds.
 func interval(l policy.Limit) uint64 {
 	rate := l.Refill()
-	if l.Kind == policy.KindBytesIn {
+	if countsBytes(l.Kind) {
 		return mulDiv(policy.FullPacket, uint64(rate.Period), rate.Count)
 	}
 	return ceilDiv(uint64(rate.Period), rate.Count)
@@ -89,7 +96,7 @@ func interval(l policy.Limit) uint64 {
 // inNanoseconds is for a limit with a TAT of its own.
 func (c *compiledLimit) inNanoseconds(l policy.Limit) error {
 	rate := l.Refill()
-	if l.Kind == policy.KindBytesIn {
+	if countsBytes(l.Kind) {
 		c.CostShift = byteShift
 	}
 	c.Stale = math.MaxInt64 / 2 // the most that one buffer may cost
@@ -97,6 +104,7 @@ func (c *compiledLimit) inNanoseconds(l policy.Limit) error {
 		err := c.rate(l, uint64(rate.Period), rate.Count, 0, math.MaxInt64/2)
 		// A buffer of largestBytes is not to overflow the product.
 		if c.CostShift == 0 || err == nil && c.Cost < 1<<43 {
+			c.owe(l, maxDebtBursts)
 			return err
 		}
 		c.CostShift--
@@ -114,7 +122,7 @@ func (c *compiledLimit) largest() uint64 {
 	switch limiterLimitKind(c.Kind) {
 	case limiterLimitKindLIMIT_PACKETS:
 		return largestPackets * c.Cost
-	case limiterLimitKindLIMIT_BYTES_IN:
+	case limiterLimitKindLIMIT_BYTES_IN, limiterLimitKindLIMIT_BYTES_OUT:
 		return c.Cost>>c.CostShift*largestBytes + c.Cost&(1<<c.CostShift-1)*largestBytes>>c.CostShift
 	}
 	return c.Cost
@@ -127,26 +135,53 @@ func (c *compiledLimit) largest() uint64 {
 func (c *compiledLimit) inUnits(l policy.Limit) error {
 	rate := l.Refill()
 	base := ceilDiv(uint64(rate.Period), rate.Count)
-	if l.Kind == policy.KindBytesIn {
+	if countsBytes(l.Kind) {
 		c.CostShift = byteShift
 		base = mulDiv(unitBytes, uint64(rate.Period), rate.Count)
 	}
-	shift := max(bits.Len64(base/1024), 1) - 1
-	for {
-		if err := c.rate(l, uint64(rate.Period), rate.Count, shift, maxCapacityUnits); err == nil {
-			break
-		}
-		shift++
-		if base>>shift < 128 {
-			return fail(ErrInvalid, "burst %d at %s is more than a slot can hold; use a smaller burst, or a shorter period", l.Burst, l.Rate)
-		}
+	if err := c.findUnit(l, base); err != nil {
+		return err
 	}
 	// A TAT may be as far ahead as a burst takes, or one buffer that is larger than that.
-	farthest := max(c.Capacity, c.largest()) << c.UnitShift
-	c.Stale = (horizonCeiling(farthest) + uint64(time.Second)) >> c.UnitShift
+	c.Debt = min(c.Debt, maxHorizonNs>>c.UnitShift)
+	farthest := min(max(c.Capacity, c.Debt, c.largest()), maxHorizonNs>>c.UnitShift) << c.UnitShift
+	// Another CPU may be a tick, or a unit, behind.
+	c.Stale = max((horizonCeiling(farthest)+uint64(time.Second))>>c.UnitShift, farthest>>c.UnitShift+1)
 	c.buckets = regionBuckets(interval(l))
 	return nil
 }
+
+// findUnit sets cost, capacity, unit and debt. The debt takes room in a slot, so the unit is coarser for it, and where
+// that does not do it is a smaller one.
+func (c *compiledLimit) findUnit(l policy.Limit, base uint64) error {
+	bursts, fewest := uint64(1), uint64(128)
+	if l.Kind == policy.KindBytesOut {
+		bursts, fewest = maxDebtBursts, 1 // fractions are rounded by chance, so a unit may be as coarse as 64 bytes
+	}
+	for ; ; bursts /= 2 {
+		for shift := max(bits.Len64(base/1024), 1) - 1; ; shift++ {
+			if c.rate(l, uint64(l.Refill().Period), l.Refill().Count, shift, maxCapacityUnits/bursts) == nil {
+				c.owe(l, bursts)
+				return nil
+			}
+			if base>>(shift+1) < fewest {
+				break
+			}
+		}
+		if bursts == 1 {
+			return fail(ErrInvalid, "burst %d at %s is more than a slot can hold; use a smaller burst, or a shorter period", l.Burst, l.Rate)
+		}
+	}
+}
+
+// owe sets what may be owed for what was sent: that many bursts, and never less than one buffer.
+func (c *compiledLimit) owe(l policy.Limit, bursts uint64) {
+	if l.Kind == policy.KindBytesOut {
+		c.Debt = max(min(c.Capacity, math.MaxInt64/2/bursts)*bursts, c.largest())
+	}
+}
+
+func countsBytes(k policy.Kind) bool { return k == policy.KindBytesIn || k == policy.KindBytesOut }
 
 // rate sets cost and capacity in units of 2^shift nanoseconds.
 func (c *compiledLimit) rate(l policy.Limit, period, count uint64, shift int, most uint64) error {

@@ -6,21 +6,22 @@ import "fmt"
 
 // reasonNames are the names of the reasons table, by the number that the data path counts under.
 var reasonNames = map[limiterReason]string{
-	limiterReasonREASON_NOT_IP:        "not_ip",
-	limiterReasonREASON_UNPARSED:      "unparsed",
-	limiterReasonREASON_NO_SERVICE:    "no_service",
-	limiterReasonREASON_ESTABLISHED:   "established",
-	limiterReasonREASON_ALLOWED:       "allowed",
-	limiterReasonREASON_UNDER_LIMIT:   "under_limit",
-	limiterReasonREASON_BLOCKED:       "blocked",
-	limiterReasonREASON_OVER_NEW:      "over_new",
-	limiterReasonREASON_OVER_PACKETS:  "over_packets",
-	limiterReasonREASON_OVER_BYTES_IN: "over_bytes_in",
-	limiterReasonREASON_TABLE_FULL:    "table_full",
-	limiterReasonREASON_MALFORMED:     "malformed",
-	limiterReasonREASON_FRAGMENT:      "fragment",
-	limiterReasonREASON_CONTENDED:     "contended",
-	limiterReasonREASON_SELF_TEST:     "self_test",
+	limiterReasonREASON_NOT_IP:         "not_ip",
+	limiterReasonREASON_UNPARSED:       "unparsed",
+	limiterReasonREASON_NO_SERVICE:     "no_service",
+	limiterReasonREASON_ESTABLISHED:    "established",
+	limiterReasonREASON_ALLOWED:        "allowed",
+	limiterReasonREASON_UNDER_LIMIT:    "under_limit",
+	limiterReasonREASON_BLOCKED:        "blocked",
+	limiterReasonREASON_OVER_NEW:       "over_new",
+	limiterReasonREASON_OVER_PACKETS:   "over_packets",
+	limiterReasonREASON_OVER_BYTES_IN:  "over_bytes_in",
+	limiterReasonREASON_OVER_BYTES_OUT: "over_bytes_out",
+	limiterReasonREASON_TABLE_FULL:     "table_full",
+	limiterReasonREASON_MALFORMED:      "malformed",
+	limiterReasonREASON_FRAGMENT:       "fragment",
+	limiterReasonREASON_CONTENDED:      "contended",
+	limiterReasonREASON_SELF_TEST:      "self_test",
 }
 
 var actionNames = map[limiterAction]string{

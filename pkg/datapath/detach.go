@@ -174,7 +174,8 @@ func (i *Instance) dismissAttached(o DetachOptions, gone []attachment, last bool
 
 // dropWhereItIs enters the attachment's namespace for a filter; a link needs only its pin removed.
 func (i *Instance) dropWhereItIs(at attachment, own uint64) error {
-	if at.key.hook != hookClsact || at.key.cookie == own {
+	filter := slices.ContainsFunc(at.hooks(), func(one attachment) bool { return one.key.hook.filter() })
+	if !filter || at.key.cookie == own {
 		return i.drop(at)
 	}
 	ns, ok := findNetns(map[uint64]bool{at.key.cookie: true})[at.key.cookie]

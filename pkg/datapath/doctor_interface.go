@@ -171,6 +171,6 @@ func runsLimiter(nl netlink.Link) bool {
 			return true
 		}
 	}
-	f, err := findFilter(nl)
+	f, err := findFilter(nl, hookClsact)
 	return err == nil && f != nil
 }

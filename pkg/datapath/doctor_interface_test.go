@@ -180,7 +180,7 @@ func TestDoctorNamesTCPrograms(t *testing.T) {
 		if runsLimiter(nl) {
 			t.Error("a stranger's filter is taken for ours")
 		}
-		if _, err := addFilter(nl, second); err != nil {
+		if _, err := addFilter(nl, hookClsact, second); err != nil {
 			t.Fatal(err)
 		}
 		if !runsLimiter(nl) {

@@ -75,7 +75,7 @@ type hashTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [64]hashTestCounter
+	ByEnd        [68]hashTestCounter
 	NearLimits   [64]hashTestCounter
 	NearServices [64]hashTestCounter
 }
@@ -124,7 +124,8 @@ type hashTestLimit struct {
 	AggregateCostNs     uint64
 	AggregateCapacityNs uint64
 	Mask6               [4]uint32
-	Pad2                [2]uint64
+	Debt                uint64
+	Pad2                uint64
 }
 
 type hashTestListEntry struct {
@@ -252,7 +253,8 @@ type hashTestTables struct {
 		AggregateCostNs     uint64
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
-		Pad2                [2]uint64
+		Debt                uint64
+		Pad2                uint64
 	}
 	Services [1024]struct {
 		_          structs.HostLayout

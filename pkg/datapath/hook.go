@@ -22,14 +22,43 @@ const (
 	hookXDP    hook = "xdp"
 	hookTCX    hook = "tcx"
 	hookClsact hook = "clsact"
+	// The second hook of an attachment, where what is sent is counted.
+	hookTCXOut    hook = "tcxout"
+	hookClsactOut hook = "clsactout"
 )
 
-func (h hook) valid() bool { return h == hookXDP || h == hookTCX || h == hookClsact }
+func (h hook) valid() bool {
+	return h == hookXDP || h == hookTCX || h == hookClsact || h.egress()
+}
+
+func (h hook) egress() bool { return h == hookTCXOut || h == hookClsactOut }
+
+// filter: the hook is a filter of clsact, which has no link.
+func (h hook) filter() bool { return h == hookClsact || h == hookClsactOut }
+
+// parent is where a filter hangs.
+func (h hook) parent() uint32 {
+	if h.egress() {
+		return netlink.HANDLE_MIN_EGRESS
+	}
+	return netlink.HANDLE_MIN_INGRESS
+}
+
+// side is what tc calls the hook's side of an interface.
+func (h hook) side() string {
+	if h.egress() {
+		return "egress"
+	}
+	return "ingress"
+}
 
 // program is the name of the entry that a hook runs.
 func (h hook) program() string {
-	if h == hookXDP {
+	switch {
+	case h == hookXDP:
 		return limiterProgSynwardXdp
+	case h.egress():
+		return limiterProgSynwardOut
 	}
 	return limiterProgSynwardTc
 }
@@ -84,25 +113,27 @@ func hookUp(h hook, m Mode, nl netlink.Link, prog *ebpf.Program) (l link.Link, m
 			flags = link.XDPGenericMode
 		}
 		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: flags})
-	case hookTCX:
-		l, err = link.AttachTCX(link.TCXOptions{
-			Program: prog, Interface: index, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
-		})
+	case hookTCX, hookTCXOut:
+		where := ebpf.AttachTCXIngress
+		if h.egress() {
+			where = ebpf.AttachTCXEgress
+		}
+		l, err = link.AttachTCX(link.TCXOptions{Program: prog, Interface: index, Attach: where, Anchor: link.Head()})
 	default:
-		made, err = addFilter(nl, prog)
+		made, err = addFilter(nl, h, prog)
 	}
 	return l, made, err
 }
 
 // addFilter attaches by clsact, for kernels before 6.6. The queueing discipline may be there already.
-func addFilter(nl netlink.Link, prog *ebpf.Program) (made bool, err error) {
+func addFilter(nl netlink.Link, h hook, prog *ebpf.Program) (made bool, err error) {
 	err = netlink.QdiscAdd(clsact(nl))
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return false, fmt.Errorf("add clsact: %w", err)
 	}
 	made = err == nil
-	if err := netlink.FilterReplace(filterFor(nl, prog.FD())); err != nil {
-		err = addFilterError(nl, err)
+	if err := netlink.FilterReplace(filterFor(nl, h, prog.FD())); err != nil {
+		err = addFilterError(nl, h, err)
 		if made {
 			err = errors.Join(err, netlink.QdiscDel(clsact(nl)))
 		}
@@ -112,13 +143,13 @@ func addFilter(nl netlink.Link, prog *ebpf.Program) (made bool, err error) {
 }
 
 // addFilterError names the filter that stands where ours must, before all others.
-func addFilterError(nl netlink.Link, err error) error {
-	filters, listErr := netlink.FilterList(nl, netlink.HANDLE_MIN_INGRESS)
+func addFilterError(nl netlink.Link, h hook, err error) error {
+	filters, listErr := netlink.FilterList(nl, h.parent())
 	if listErr == nil {
 		for _, f := range filters {
 			if f.Attrs().Priority == filterPriority {
-				return fail(ErrRefused, "%s has a %s filter with priority %d at its ingress, where synward must come first; give it another priority (tc filter show dev %s ingress)",
-					nl.Attrs().Name, f.Type(), filterPriority, nl.Attrs().Name)
+				return fail(ErrRefused, "%s has a %s filter with priority %d at its %s, where synward must come first; give it another priority (tc filter show dev %[1]s %[4]s)",
+					nl.Attrs().Name, f.Type(), filterPriority, h.side())
 			}
 		}
 	}
@@ -134,10 +165,10 @@ func clsact(nl netlink.Link) netlink.Qdisc {
 	}
 }
 
-func filterFor(nl netlink.Link, fd int) *netlink.BpfFilter {
+func filterFor(nl netlink.Link, h hook, fd int) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: nl.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS,
+			LinkIndex: nl.Attrs().Index, Parent: h.parent(),
 			Handle: filterHandle, Protocol: unix.ETH_P_ALL, Priority: filterPriority,
 		},
 		Fd: fd, Name: filterName, DirectAction: true,
@@ -145,8 +176,8 @@ func filterFor(nl netlink.Link, fd int) *netlink.BpfFilter {
 }
 
 // findFilter returns our clsact filter, nil if it is not there.
-func findFilter(nl netlink.Link) (*netlink.BpfFilter, error) {
-	filters, err := netlink.FilterList(nl, netlink.HANDLE_MIN_INGRESS)
+func findFilter(nl netlink.Link, h hook) (*netlink.BpfFilter, error) {
+	filters, err := netlink.FilterList(nl, h.parent())
 	if err != nil {
 		return nil, fmt.Errorf("list filters: %w", err)
 	}
@@ -162,7 +193,7 @@ func findFilter(nl netlink.Link) (*netlink.BpfFilter, error) {
 // removeFilter takes the attachment's filter away, and clsact with it if attach made it and nobody else uses
 // it. Another instance's filter stays.
 func (at attachment) removeFilter(nl netlink.Link) error {
-	f, err := findFilter(nl)
+	f, err := findFilter(nl, at.key.hook)
 	if err != nil {
 		return err
 	}
@@ -189,13 +220,13 @@ func (at attachment) removeFilter(nl netlink.Link) error {
 
 // foreignFilter refuses an interface where the filter of another instance stands in the place of ours, for a new one
 // would displace it.
-func foreignFilter(nl netlink.Link, ours map[ebpf.ProgramID]bool) error {
-	f, err := findFilter(nl)
+func foreignFilter(nl netlink.Link, h hook, ours map[ebpf.ProgramID]bool) error {
+	f, err := findFilter(nl, h)
 	if err != nil || f == nil || ours[ebpf.ProgramID(f.Id)] {
 		return err
 	}
-	return fail(ErrRefused, "%s has the filter of another instance of synward at its ingress (%s); detach it there first",
-		nl.Attrs().Name, describeProgram(ebpf.ProgramID(f.Id)))
+	return fail(ErrRefused, "%s has the filter of another instance of synward at its %s (%s); detach it there first",
+		nl.Attrs().Name, h.side(), describeProgram(ebpf.ProgramID(f.Id)))
 }
 
 // dyingFor is how long a program that a killed command left may take to leave its hook.

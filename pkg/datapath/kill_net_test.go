@@ -48,6 +48,14 @@ func child(what, pinDir string) error {
 		_, err := datapath.Attach(datapath.AttachOptions{PinDir: pinDir, Interface: "srv0", Mode: mode, Limit: tight()})
 		return err
 	}
+	if what == "attach-out" {
+		p, err := policy.Parse("test", []byte(countsAll), nil)
+		if err != nil {
+			return err
+		}
+		_, err = datapath.Attach(datapath.AttachOptions{PinDir: pinDir, Interface: "srv0", Mode: datapath.ModeNative, Policy: p})
+		return err
+	}
 	if what == "detach" {
 		_, err := datapath.Detach(pinDir, "srv0")
 		return err

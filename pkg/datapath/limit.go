@@ -138,7 +138,7 @@ func tableOf(l limiterLimit) Table {
 
 // amountOf is what one typical packet charges.
 func amountOf(l limiterLimit) uint64 {
-	if l.Kind == uint8(limiterLimitKindLIMIT_BYTES_IN) {
+	if l.Kind == uint8(limiterLimitKindLIMIT_BYTES_IN) || bytesOut(&l) {
 		return policy.FullPacket
 	}
 	return 1

@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 4
+	limiterAbiABI_VERSION       limiterAbi = 5
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -112,22 +112,23 @@ type limiterCounts struct {
 	RefusedBy    uint32
 	Pad          uint32
 	NearLimits   [64]limiterCounter
-	ByEnd        [68]limiterCounter
+	ByEnd        [72]limiterCounter
 	NearServices [64]limiterCounter
 }
 
 type limiterFeature uint32
 
 const (
-	limiterFeatureFEATURE_PORTS  limiterFeature = 1
-	limiterFeatureFEATURE_LOCAL  limiterFeature = 2
-	limiterFeatureFEATURE_UDP    limiterFeature = 4
-	limiterFeatureFEATURE_QUIC   limiterFeature = 8
-	limiterFeatureFEATURE_SETS   limiterFeature = 16
-	limiterFeatureFEATURE_VOLUME limiterFeature = 32
-	limiterFeatureFEATURE_MANY   limiterFeature = 64
-	limiterFeatureFEATURE_RESET  limiterFeature = 128
-	limiterFeatureFEATURE_ALL    limiterFeature = 255
+	limiterFeatureFEATURE_PORTS     limiterFeature = 1
+	limiterFeatureFEATURE_LOCAL     limiterFeature = 2
+	limiterFeatureFEATURE_UDP       limiterFeature = 4
+	limiterFeatureFEATURE_QUIC      limiterFeature = 8
+	limiterFeatureFEATURE_SETS      limiterFeature = 16
+	limiterFeatureFEATURE_VOLUME    limiterFeature = 32
+	limiterFeatureFEATURE_MANY      limiterFeature = 64
+	limiterFeatureFEATURE_RESET     limiterFeature = 128
+	limiterFeatureFEATURE_BYTES_OUT limiterFeature = 512
+	limiterFeatureFEATURE_ALL       limiterFeature = 1023
 )
 
 type limiterHashKey uint32
@@ -183,7 +184,8 @@ type limiterLimit struct {
 	AggregateCostNs     uint64
 	AggregateCapacityNs uint64
 	Mask6               [4]uint32
-	Pad2                [2]uint64
+	Debt                uint64
+	Pad2                uint64
 }
 
 type limiterLimitFlag uint32
@@ -196,10 +198,11 @@ const (
 type limiterLimitKind uint32
 
 const (
-	limiterLimitKindLIMIT_NONE     limiterLimitKind = 0
-	limiterLimitKindLIMIT_NEW      limiterLimitKind = 1
-	limiterLimitKindLIMIT_PACKETS  limiterLimitKind = 2
-	limiterLimitKindLIMIT_BYTES_IN limiterLimitKind = 3
+	limiterLimitKindLIMIT_NONE      limiterLimitKind = 0
+	limiterLimitKindLIMIT_NEW       limiterLimitKind = 1
+	limiterLimitKindLIMIT_PACKETS   limiterLimitKind = 2
+	limiterLimitKindLIMIT_BYTES_IN  limiterLimitKind = 3
+	limiterLimitKindLIMIT_BYTES_OUT limiterLimitKind = 5
 )
 
 type limiterLimitPer uint32
@@ -371,7 +374,8 @@ const (
 	limiterReasonREASON_FRAGMENT       limiterReason = 14
 	limiterReasonREASON_CONTENDED      limiterReason = 15
 	limiterReasonREASON_SELF_TEST      limiterReason = 16
-	limiterReasonREASON_COUNT          limiterReason = 17
+	limiterReasonREASON_OVER_BYTES_OUT limiterReason = 17
+	limiterReasonREASON_COUNT          limiterReason = 18
 )
 
 type limiterScope uint32
@@ -405,6 +409,7 @@ const (
 	limiterServiceFlagSERVICE_SETS           limiterServiceFlag = 2
 	limiterServiceFlagSERVICE_COUNT_REJECTED limiterServiceFlag = 4
 	limiterServiceFlagSERVICE_DROPS          limiterServiceFlag = 16
+	limiterServiceFlagSERVICE_BYTES_OUT      limiterServiceFlag = 64
 	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
 )
 
@@ -471,7 +476,8 @@ type limiterTables struct {
 		AggregateCostNs     uint64
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
-		Pad2                [2]uint64
+		Debt                uint64
+		Pad2                uint64
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -521,6 +527,7 @@ const (
 	limiterMapServiceNames    = "service_names"
 	limiterMapSets            = "sets"
 	limiterMapSources         = "sources"
+	limiterProgSynwardOut     = "synward_out"
 	limiterProgSynwardTc      = "synward_tc"
 	limiterProgSynwardXdp     = "synward_xdp"
 	limiterVarControl         = "control"
@@ -575,6 +582,7 @@ type limiterSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterProgramSpecs struct {
+	SynwardOut *ebpf.ProgramSpec `ebpf:"synward_out"`
 	SynwardTc  *ebpf.ProgramSpec `ebpf:"synward_tc"`
 	SynwardXdp *ebpf.ProgramSpec `ebpf:"synward_xdp"`
 }
@@ -704,12 +712,14 @@ type limiterVariables struct {
 //
 // It can be passed to loadLimiterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterPrograms struct {
+	SynwardOut *ebpf.Program `ebpf:"synward_out"`
 	SynwardTc  *ebpf.Program `ebpf:"synward_tc"`
 	SynwardXdp *ebpf.Program `ebpf:"synward_xdp"`
 }
 
 func (p *limiterPrograms) Close() error {
 	return _LimiterClose(
+		p.SynwardOut,
 		p.SynwardTc,
 		p.SynwardXdp,
 	)

@@ -69,7 +69,7 @@ type limiterBenchCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [64]limiterBenchCounter
+	ByEnd        [68]limiterBenchCounter
 	NearLimits   [64]limiterBenchCounter
 	NearServices [64]limiterBenchCounter
 }
@@ -226,7 +226,8 @@ type limiterBenchTables struct {
 		AggregateCostNs     uint64
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
-		Pad2                [2]uint64
+		Debt                uint64
+		Pad2                uint64
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -270,6 +271,7 @@ const (
 	limiterBenchProgFloorParse     = "floor_parse"
 	limiterBenchProgFloorRandom    = "floor_random"
 	limiterBenchProgJourneyRandom  = "journey_random"
+	limiterBenchProgSynwardOut     = "synward_out"
 	limiterBenchProgSynwardTc      = "synward_tc"
 	limiterBenchProgSynwardXdp     = "synward_xdp"
 	limiterBenchVarControl         = "control"
@@ -327,6 +329,7 @@ type limiterBenchProgramSpecs struct {
 	FloorParse    *ebpf.ProgramSpec `ebpf:"floor_parse"`
 	FloorRandom   *ebpf.ProgramSpec `ebpf:"floor_random"`
 	JourneyRandom *ebpf.ProgramSpec `ebpf:"journey_random"`
+	SynwardOut    *ebpf.ProgramSpec `ebpf:"synward_out"`
 	SynwardTc     *ebpf.ProgramSpec `ebpf:"synward_tc"`
 	SynwardXdp    *ebpf.ProgramSpec `ebpf:"synward_xdp"`
 }
@@ -459,6 +462,7 @@ type limiterBenchPrograms struct {
 	FloorParse    *ebpf.Program `ebpf:"floor_parse"`
 	FloorRandom   *ebpf.Program `ebpf:"floor_random"`
 	JourneyRandom *ebpf.Program `ebpf:"journey_random"`
+	SynwardOut    *ebpf.Program `ebpf:"synward_out"`
 	SynwardTc     *ebpf.Program `ebpf:"synward_tc"`
 	SynwardXdp    *ebpf.Program `ebpf:"synward_xdp"`
 }
@@ -468,6 +472,7 @@ func (p *limiterBenchPrograms) Close() error {
 		p.FloorParse,
 		p.FloorRandom,
 		p.JourneyRandom,
+		p.SynwardOut,
 		p.SynwardTc,
 		p.SynwardXdp,
 	)

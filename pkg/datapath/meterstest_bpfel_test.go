@@ -69,7 +69,7 @@ type metersTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [64]metersTestCounter
+	ByEnd        [68]metersTestCounter
 	NearLimits   [64]metersTestCounter
 	NearServices [64]metersTestCounter
 }
@@ -111,7 +111,8 @@ type metersTestLimit struct {
 	AggregateCostNs     uint64
 	AggregateCapacityNs uint64
 	Mask6               [4]uint32
-	Pad2                [2]uint64
+	Debt                uint64
+	Pad2                uint64
 }
 
 type metersTestListEntry struct {
@@ -268,7 +269,8 @@ type metersTestTables struct {
 		AggregateCostNs     uint64
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
-		Pad2                [2]uint64
+		Debt                uint64
+		Pad2                uint64
 	}
 	Services [1024]struct {
 		_          structs.HostLayout

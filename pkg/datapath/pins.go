@@ -182,8 +182,8 @@ func (d pinDir) remove() error {
 	return nil
 }
 
-// attachments lists what is pinned, sorted by name. A program without its link is what a killed
-// attach left: not an attachment. A clsact filter has no link; its program alone stands for it.
+// attachments lists what is pinned, sorted by name, each by its first hook. A program without its link is what a
+// killed attach left: not an attachment. A clsact filter has no link; its program alone stands for it.
 func (d pinDir) attachments() ([]pinKey, error) {
 	progs, err := d.keys(d.progs())
 	if err != nil {
@@ -191,14 +191,34 @@ func (d pinDir) attachments() ([]pinKey, error) {
 	}
 	var keys []pinKey
 	for _, k := range progs {
-		if k.hook != hookClsact {
-			if _, err := os.Lstat(d.link(k)); err != nil {
-				continue
-			}
+		if !k.hook.egress() && d.whole(k) {
+			keys = append(keys, k)
 		}
-		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// whole: a hook has all its pins.
+func (d pinDir) whole(k pinKey) bool {
+	if _, err := os.Lstat(d.prog(k)); err != nil {
+		return false
+	}
+	if k.hook.filter() {
+		return true
+	}
+	_, err := os.Lstat(d.link(k))
+	return err == nil
+}
+
+// egress finds the second hook of an attachment.
+func (d pinDir) egress(k pinKey) (out pinKey, found bool) {
+	for _, h := range []hook{hookTCXOut, hookClsactOut} {
+		out = pinKey{k.cookie, k.ifindex, h}
+		if d.whole(out) {
+			return out, true
+		}
+	}
+	return pinKey{}, false
 }
 
 func (d pinDir) keys(dir string) ([]pinKey, error) {
@@ -229,6 +249,9 @@ func (d pinDir) sweep() error {
 	whole := map[pinKey]bool{}
 	for _, k := range attached {
 		whole[k] = true
+		if out, ok := d.egress(k); ok {
+			whole[out] = true
+		}
 	}
 	for _, dir := range []string{d.progs(), d.links()} {
 		keys, err := d.keys(dir)

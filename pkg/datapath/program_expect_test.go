@@ -220,6 +220,7 @@ func (e end) ownService() bool { return e.reason == limiterReasonREASON_UNDER_LI
 func (e end) ownLimit() bool {
 	return slices.Contains([]limiterReason{
 		limiterReasonREASON_OVER_NEW, limiterReasonREASON_OVER_PACKETS, limiterReasonREASON_OVER_BYTES_IN,
+		limiterReasonREASON_OVER_BYTES_OUT,
 		limiterReasonREASON_TABLE_FULL, limiterReasonREASON_CONTENDED,
 	}, e.reason)
 }

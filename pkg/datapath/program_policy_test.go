@@ -148,6 +148,11 @@ func TestEveryReasonHasACase(t *testing.T) {
 			note(s.want)
 		}
 	}
+	for _, c := range sentCases() {
+		for _, s := range c.steps {
+			note(s.want)
+		}
+	}
 	note(isContended) // TestContended
 	for reason := limiterReasonREASON_NONE + 1; reason < limiterReasonREASON_COUNT; reason++ {
 		if !reasons[reason] {

@@ -19,7 +19,7 @@ import (
 // widenPrograms gives every attachment a program that also does what these features need.
 func (i *Instance) widenPrograms(features uint32) error {
 	return i.eachProgram(func(at attachment) error {
-		if features&^at.record.Features == 0 {
+		if features&^at.record.Features == 0 && (at.egressFits(features) || !needsEgress(features)) {
 			return nil
 		}
 		return i.replaceProgram(at, at.record.Features|features, at.record.ObserveAfter)
@@ -30,7 +30,7 @@ func (i *Instance) widenPrograms(features uint32) error {
 func (i *Instance) narrowPrograms() error {
 	needed := i.featuresNeeded()
 	return i.eachProgram(func(at attachment) error {
-		if at.record.Features == needed {
+		if at.record.Features == needed && at.egressFits(needed) {
 			return nil
 		}
 		return i.replaceProgram(at, needed, at.record.ObserveAfter)
@@ -86,21 +86,35 @@ const nextMark = "-next"
 // nextProgram is where a program is pinned while it takes the place of another.
 func (d pinDir) nextProgram(k pinKey) string { return d.prog(k) + nextMark }
 
-// replaceProgram swaps in a program with other features. The record never claims a feature that the
-// program may lack; killed in between, the pin of the next program is put right by repairPrograms.
+// replaceProgram swaps in programs with other features. The record never claims a feature that they may lack.
 func (i *Instance) replaceProgram(at attachment, features, observeAfter uint32) error {
 	f := at.record.frozen()
 	f.slot, f.features, f.observeAfter = at.slot, features, observeAfter
+	if err := i.writeFeatures(at, at.record.Features&features, at.record.ObserveAfter); err != nil {
+		return err
+	}
+	if err := i.swapProgram(at, f); err != nil {
+		return err
+	}
+	if err := i.fitEgress(at, f); err != nil {
+		return err
+	}
+	return i.writeFeatures(at, features, observeAfter)
+}
+
+// swapProgram puts another program on one hook.
+func (i *Instance) swapProgram(at attachment, f frozen) error {
 	prog, err := i.maps.loadProgram(at.key.hook, f)
 	if err != nil {
 		return err
 	}
 	defer prog.Close()
-	return i.swapProgram(at, prog, features, observeAfter)
+	return i.swapLoaded(at, prog)
 }
 
-// swapProgram puts a program that is loaded in the place of an attachment's, with what it was loaded for.
-func (i *Instance) swapProgram(at attachment, prog *ebpf.Program, features, observeAfter uint32) error {
+// swapLoaded does it with a program that is loaded. Killed in between, the pin of the next program is put right by
+// repairPrograms.
+func (i *Instance) swapLoaded(at attachment, prog *ebpf.Program) error {
 	next := i.dir.nextProgram(at.key)
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale pin: %w", err)
@@ -108,22 +122,26 @@ func (i *Instance) swapProgram(at attachment, prog *ebpf.Program, features, obse
 	if err := prog.Pin(next); err != nil {
 		return fmt.Errorf("pin program: %w", err)
 	}
-	if err := i.writeFeatures(at, at.record.Features&features, at.record.ObserveAfter); err != nil {
-		return err
-	}
 	if err := at.updateHook(prog); err != nil {
 		return errors.Join(err, os.Remove(next))
 	}
 	if err := os.Rename(next, i.dir.prog(at.key)); err != nil {
 		return fmt.Errorf("pin program: %w", err)
 	}
-	return i.writeFeatures(at, features, observeAfter)
+	return nil
 }
 
 func (i *Instance) writeFeatures(at attachment, features, observeAfter uint32) error {
-	record := at.record.limiterInterface
-	record.Features, record.ObserveAfter = features, observeAfter
-	if err := i.maps.Interfaces.Put(at.slot, record); err != nil {
+	return i.changeRecord(at.slot, func(r *limiterInterface) { r.Features, r.ObserveAfter = features, observeAfter })
+}
+
+func (i *Instance) changeRecord(slot uint32, change func(r *limiterInterface)) error {
+	var record limiterInterface
+	if err := i.maps.Interfaces.Lookup(slot, &record); err != nil {
+		return fmt.Errorf("read interface record: %w", err)
+	}
+	change(&record)
+	if err := i.maps.Interfaces.Put(slot, record); err != nil {
 		return fmt.Errorf("write interface record: %w", err)
 	}
 	return nil
@@ -131,13 +149,13 @@ func (i *Instance) writeFeatures(at attachment, features, observeAfter uint32) e
 
 // updateHook puts prog where the attachment's program is. A link whose interface is gone keeps what it had.
 func (at attachment) updateHook(prog *ebpf.Program) error {
-	if at.key.hook == hookClsact {
+	if at.key.hook.filter() {
 		return at.insideNetns(func() error {
 			nl := at.device()
 			if nl == nil {
 				return nil
 			}
-			return netlink.FilterReplace(filterFor(nl, prog.FD()))
+			return netlink.FilterReplace(filterFor(nl, at.key.hook, prog.FD()))
 		})
 	}
 	l, err := link.LoadPinnedLink(at.dir.link(at.key), nil)
@@ -175,37 +193,50 @@ func (at attachment) insideNetns(f func() error) error {
 }
 
 // repairPrograms finishes what a killed replaceProgram left: a program that its hook runs takes its
-// place, one that it does not run goes.
+// place, one that it does not run goes, and so does a second hook that no policy in force needs.
 func (i *Instance) repairPrograms() error {
+	needed := i.featuresNeeded()
 	return i.eachProgram(func(at attachment) error {
-		next := i.dir.nextProgram(at.key)
-		id, err := pinnedProgramID(next)
-		if errors.Is(err, fs.ErrNotExist) {
+		for _, one := range at.hooks() {
+			if err := i.repairHook(one); err != nil {
+				return err
+			}
+		}
+		if needsEgress(needed) {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		running, err := at.hookProgram()
-		if err != nil {
-			return err
-		}
-		if running == id {
-			return os.Rename(next, i.dir.prog(at.key))
-		}
-		return os.Remove(next)
+		return i.dropEgress(at)
 	})
+}
+
+func (i *Instance) repairHook(at attachment) error {
+	next := i.dir.nextProgram(at.key)
+	id, err := pinnedProgramID(next)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	running, err := at.hookProgram()
+	if err != nil {
+		return err
+	}
+	if running == id {
+		return os.Rename(next, i.dir.prog(at.key))
+	}
+	return os.Remove(next)
 }
 
 // hookProgram is the program that the attachment's hook holds, 0 if none.
 func (at attachment) hookProgram() (id ebpf.ProgramID, err error) {
-	if at.key.hook == hookClsact {
+	if at.key.hook.filter() {
 		err := at.insideNetns(func() error {
 			nl := at.device()
 			if nl == nil {
 				return nil
 			}
-			f, err := findFilter(nl)
+			f, err := findFilter(nl, at.key.hook)
 			if f != nil {
 				id = ebpf.ProgramID(f.Id)
 			}

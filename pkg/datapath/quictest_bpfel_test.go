@@ -69,7 +69,7 @@ type quicTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [64]quicTestCounter
+	ByEnd        [68]quicTestCounter
 	NearLimits   [64]quicTestCounter
 	NearServices [64]quicTestCounter
 }
@@ -289,7 +289,8 @@ type quicTestTables struct {
 		AggregateCostNs     uint64
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
-		Pad2                [2]uint64
+		Debt                uint64
+		Pad2                uint64
 	}
 	Services [1024]struct {
 		_          structs.HostLayout

@@ -69,7 +69,7 @@ type rivalTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [64]rivalTestCounter
+	ByEnd        [68]rivalTestCounter
 	NearLimits   [64]rivalTestCounter
 	NearServices [64]rivalTestCounter
 }
@@ -226,7 +226,8 @@ type rivalTestTables struct {
 		AggregateCostNs     uint64
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
-		Pad2                [2]uint64
+		Debt                uint64
+		Pad2                uint64
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -267,6 +268,7 @@ const (
 	rivalTestMapServiceNames    = "service_names"
 	rivalTestMapSets            = "sets"
 	rivalTestMapSources         = "sources"
+	rivalTestProgSynwardOut     = "synward_out"
 	rivalTestProgSynwardTc      = "synward_tc"
 	rivalTestProgSynwardXdp     = "synward_xdp"
 	rivalTestVarControl         = "control"
@@ -322,6 +324,7 @@ type rivalTestSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type rivalTestProgramSpecs struct {
+	SynwardOut *ebpf.ProgramSpec `ebpf:"synward_out"`
 	SynwardTc  *ebpf.ProgramSpec `ebpf:"synward_tc"`
 	SynwardXdp *ebpf.ProgramSpec `ebpf:"synward_xdp"`
 }
@@ -453,12 +456,14 @@ type rivalTestVariables struct {
 //
 // It can be passed to loadRivalTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type rivalTestPrograms struct {
+	SynwardOut *ebpf.Program `ebpf:"synward_out"`
 	SynwardTc  *ebpf.Program `ebpf:"synward_tc"`
 	SynwardXdp *ebpf.Program `ebpf:"synward_xdp"`
 }
 
 func (p *rivalTestPrograms) Close() error {
 	return _RivalTestClose(
+		p.SynwardOut,
 		p.SynwardTc,
 		p.SynwardXdp,
 	)

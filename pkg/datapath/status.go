@@ -74,14 +74,24 @@ func (i *Instance) look(at attachment, out *Interface) error {
 		out.Name = nl.Attrs().Name
 	}
 	if state.live {
-		if err := i.selfTest(at); err != nil {
-			out.Why = err.Error()
-		} else {
-			out.Armed = true
-		}
+		out.Why = i.test(at, nl)
+		out.Armed = out.Why == ""
 	}
 	out.unconfirmed(at.record.ObserveAfter, monotonicNow())
 	return i.measure(at, nl, out)
+}
+
+// test runs the programs of hooks that look right, and says what is wrong with them; empty: nothing.
+func (i *Instance) test(at attachment, nl netlink.Link) (why string) {
+	if why := at.inspectEgress(nl, needsEgress(i.featuresNeeded())); why != "" {
+		return why
+	}
+	for _, one := range at.hooks() {
+		if err := i.selfTest(one); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // unconfirmed: a program whose time to be confirmed is over refuses nothing, so it is not armed.

@@ -95,43 +95,44 @@ func (d pinDir) upgradePrograms(l *lock, out *Upgraded) error {
 	}
 	var errs []error
 	for _, at := range all {
-		one, err := i.upgradeProgram(at)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("interface %s: %w", at.record.name(), err))
+		one := UpgradedInterface{Name: at.record.name()}
+		for _, hook := range at.hooks() {
+			if err := i.upgradeProgram(hook, &one); err != nil {
+				errs = append(errs, fmt.Errorf("interface %s: %w", one.Name, err))
+			}
 		}
 		out.Interfaces = append(out.Interfaces, one)
 	}
 	return errors.Join(errs...)
 }
 
-// upgradeProgram swaps one program, unless it is the same already.
-func (i *Instance) upgradeProgram(at attachment) (UpgradedInterface, error) {
-	out := UpgradedInterface{Name: at.record.name()}
+// upgradeProgram swaps the program of one hook, unless it is the same already.
+func (i *Instance) upgradeProgram(at attachment, out *UpgradedInterface) error {
 	running, err := at.hookProgram()
 	if errors.Is(err, errNetnsGone) {
 		out.Why = err.Error()
-		return out, nil
+		return nil
 	}
 	if err != nil {
-		return out, err
+		return err
 	}
 	if ours, err := at.isOurs(running); err != nil || !ours {
 		out.Why = whyNotOurs
-		return out, err
+		return err
 	}
 	f := at.record.frozen()
 	f.slot, f.features, f.observeAfter = at.slot, at.record.Features, at.record.ObserveAfter
 	prog, err := i.maps.loadProgram(at.key.hook, f)
 	if err != nil {
-		return out, err
+		return err
 	}
 	defer prog.Close()
 	same, err := sameCode(prog, i.dir.prog(at.key))
 	if err != nil || same {
-		return out, err
+		return err
 	}
 	out.Swapped = true
-	return out, i.swapProgram(at, prog, f.features, f.observeAfter)
+	return i.swapLoaded(at, prog)
 }
 
 // sameCode compares by the tag that the kernel makes of a program's instructions.
@@ -190,15 +191,20 @@ func (d pinDir) upgradeMaps(out *Upgraded) error {
 // upgraded says whether an attachment's hook runs what is pinned for it now.
 func (at attachment) upgraded() UpgradedInterface {
 	out := UpgradedInterface{Name: at.record.name()}
-	running, err := at.hookProgram()
-	if err == nil {
-		out.Swapped, err = at.isOurs(running)
-	}
-	switch {
-	case err != nil:
-		out.Why = err.Error()
-	case !out.Swapped:
-		out.Why = whyNotOurs
+	for _, hook := range at.hooks() {
+		running, err := hook.hookProgram()
+		ours := false
+		if err == nil {
+			ours, err = hook.isOurs(running)
+		}
+		switch {
+		case err != nil:
+			out.Why = err.Error()
+		case !ours:
+			out.Why = whyNotOurs
+		default:
+			out.Swapped = true
+		}
 	}
 	return out
 }
@@ -253,7 +259,7 @@ func (h *heir) pin(programs map[pinKey]*ebpf.Program) error {
 		if err := prog.Pin(h.dir.prog(key)); err != nil {
 			return fmt.Errorf("pin program: %w", err)
 		}
-		if key.hook == hookClsact {
+		if key.hook.filter() {
 			continue
 		}
 		if err := os.Link(h.from.dir.link(key), h.dir.link(key)); err != nil {

@@ -150,10 +150,10 @@ func (h *heir) fillOthers() error {
 	return nil
 }
 
-// programs are loaded for every attachment, on the new maps.
+// programs are loaded for every hook, on the new maps.
 func (h *heir) programs() (map[pinKey]*ebpf.Program, error) {
 	out := map[pinKey]*ebpf.Program{}
-	for _, at := range h.from.all {
+	for _, at := range h.from.hooks() {
 		f := at.record.frozen()
 		f.slot, f.features, f.observeAfter = at.slot, h.featuresNeeded(), at.record.ObserveAfter
 		prog, err := h.maps.loadProgram(at.key.hook, f)

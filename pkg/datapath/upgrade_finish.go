@@ -84,8 +84,10 @@ func swapHooks(old, new pinDir) error {
 	}
 	var errs []error
 	for _, k := range keys {
-		if err := swapHook(attachment{key: k, dir: new}, old); err != nil && !errors.Is(err, errNetnsGone) {
-			errs = append(errs, fmt.Errorf("interface %d: %w", k.ifindex, err))
+		for _, at := range (attachment{key: k, dir: new}).hooks() {
+			if err := swapHook(at, old); err != nil && !errors.Is(err, errNetnsGone) {
+				errs = append(errs, fmt.Errorf("interface %d: %w", k.ifindex, err))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -339,7 +339,7 @@ func (s *source) readAttachments() error {
 // checkHooks wants no hook to hold somebody else's program: it would be displaced. What holds none is mended by
 // attach.
 func (s *source) checkHooks() error {
-	for _, at := range s.all {
+	for _, at := range s.hooks() {
 		id, err := at.hookProgram()
 		if errors.Is(err, errNetnsGone) {
 			continue
@@ -352,6 +352,14 @@ func (s *source) checkHooks() error {
 		}
 	}
 	return nil
+}
+
+// hooks are all hooks of all attachments.
+func (s *source) hooks() (all []attachment) {
+	for _, at := range s.all {
+		all = append(all, at.hooks()...)
+	}
+	return all
 }
 
 func (s *source) readRecords() ([]limiterInterface, error) {

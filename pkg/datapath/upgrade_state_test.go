@@ -172,7 +172,11 @@ func (i *Instance) AgePrograms(t *testing.T) {
 	t.Helper()
 	all, err := i.attached()
 	must(t, err)
+	var hooks []attachment
 	for _, at := range all {
+		hooks = append(hooks, at.hooks()...)
+	}
+	for _, at := range hooks {
 		f := at.record.frozen()
 		f.slot, f.features = at.slot, at.record.Features
 		spec, err := f.spec(at.key.hook)
@@ -186,7 +190,7 @@ func (i *Instance) AgePrograms(t *testing.T) {
 		spec.Programs[at.key.hook.program()].Instructions = append(asm.Instructions{code[0], first}, code[1:]...)
 		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: i.maps.replacements()})
 		must(t, err)
-		must(t, i.swapProgram(at, coll.Programs[at.key.hook.program()], at.record.Features, 0))
+		must(t, i.swapLoaded(at, coll.Programs[at.key.hook.program()]))
 		coll.Close()
 	}
 }

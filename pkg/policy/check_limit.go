@@ -76,7 +76,7 @@ func checkKind(l Limit, s scope) *flaw {
 
 func checkOver(l Limit, s scope) *flaw {
 	switch {
-	case l.Over == OverReset && l.Kind != KindNew && l.Kind != KindConcurrent:
+	case l.Over == OverReset && (l.Kind == KindPackets || l.Kind == KindBytesIn):
 		return flawf("over", "reset answers a new connection; over %s use drop", l.Kind)
 	case l.Over == OverChallenge && l.Kind != KindNew:
 		return flawf("over", "challenge answers a new connection; over %s use drop", l.Kind)
@@ -90,8 +90,12 @@ func checkExtras(l Limit, s scope) *flaw {
 	switch {
 	case l.Strict && !l.Kind.metered():
 		return flawf("strict", "concurrent is strict as it is; leave out strict")
+	case l.Strict && l.Kind == KindBytesOut:
+		return flawf("strict", "connections that are open go on over bytes_out, so it cannot be strict; leave out strict")
 	case l.CountRejected && !l.Kind.metered():
 		return flawf("count_rejected", "a refused connection is not there to be counted; leave out count_rejected")
+	case l.CountRejected && l.Kind == KindBytesOut:
+		return flawf("count_rejected", "to a refused connection nothing is sent; leave out count_rejected")
 	case l.Exempt != "" && (l.Kind != KindNew || l.Per != PerService):
 		return flawf("exempt", "exempt is for new connections per: service; leave it out, or name trusted sources in except")
 	case l.Exempt != "" && !s.tcp:

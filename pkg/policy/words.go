@@ -136,6 +136,9 @@ func (l Limit) WorstWindow() string {
 	if !l.Kind.metered() {
 		return fmt.Sprintf("at most %d at any time", l.Concurrent)
 	}
+	if l.Kind == KindBytesOut {
+		return fmt.Sprintf("no bound on open connections; no new one while %s or more are owed", l.formatCount(l.Burst))
+	}
 	window := periodWord(l.Rate.Period)
 	if window == "" {
 		window = formatPeriod(l.Rate.Period)

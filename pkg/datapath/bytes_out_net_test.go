@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/internal/testenv"
+)
+
+// What these policies need.
+const (
+	countsNothing = `
+version: 1
+services: [{name: web, listen: [8080/tcp, 8081/tcp], limits: [{per: source, new: 1M/s}]}]
+`
+	// countsAll drains 115 bytes a second, so what is owed is what was sent.
+	countsAll = `
+version: 1
+services: [{name: web, listen: [8080/tcp, 8081/tcp], limits: [{per: source, bytes_out: 10MB/d, burst: 1GB}]}]
+`
+	countsMore = `
+version: 1
+services:
+  - {name: web, listen: [8080/tcp, 8081/tcp], limits: [{per: source, bytes_out: 10MB/d, burst: 1GB}]}
+  - {name: game, listen: [1007/udp], limits: [{per: source, packets: 600k/s}]}
+`
+	// refusesSoon is over its limit for as many seconds as megabytes were downloaded, and half a second less.
+	refusesSoon = `
+version: 1
+services: [{name: web, listen: [8080/tcp, 8081/tcp], limits: [{per: source, bytes_out: 1MB/s, burst: 500kB}]}]
+`
+)
+
+// download is a connection over which a server has sent so much to a client, both still open.
+type download struct {
+	server *net.TCPConn
+	client net.Conn
+}
+
+// download sends so many bytes from port 8081 to a client, at most pace a second (0: as fast as it goes), and
+// returns when the client has them all.
+func (b *bench) download(f family, size, pace int) download {
+	b.t.Helper()
+	var listener net.Listener
+	err := b.Server.Do(func() (err error) {
+		listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", netip.AddrPortFrom(f.server, 8081).String())
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer listener.Close()
+	client, err := testenv.Dial(b.Client, f.client, netip.AddrPortFrom(f.server, 8081), 900*time.Millisecond)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = client.Close() })
+	server, err := listener.Accept()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = server.Close() })
+	d := download{server.(*net.TCPConn), client}
+	if pace > 0 {
+		d.control(b.t, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pace) })
+	}
+	sent := make(chan error, 1)
+	go func() {
+		_, err := d.server.ReadFrom(io.LimitReader(zeros{}, int64(size)))
+		sent <- err
+	}()
+	if _, err := io.CopyN(io.Discard, client, int64(size)); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		b.t.Fatal(err)
+	}
+	return d
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+func (d download) control(t *testing.T, fn func(fd int) error) {
+	t.Helper()
+	raw, err := d.server.SyscallConn()
+	if err == nil {
+		ctlErr := raw.Control(func(fd uintptr) { err = fn(int(fd)) })
+		if ctlErr != nil {
+			err = ctlErr
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wireBytes is what the server's socket says it has sent, headers of every segment included: Ethernet, IP, and TCP with
+// timestamps; and the SYN-ACK.
+func (d download) wireBytes(t *testing.T) float64 {
+	t.Helper()
+	var info *unix.TCPInfo
+	d.control(t, func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
+	})
+	header := 14 + 20 + 32
+	if addr := d.server.RemoteAddr().(*net.TCPAddr); addr.IP.To4() == nil {
+		header += 20
+	}
+	return float64(info.Bytes_sent) + float64(info.Segs_out)*float64(header) + float64(header+8)
+}
+
+// offload sets how packets of a server are cut: by the device (which here means never), by the stack behind the hook at
+// egress, or before they are sent.
+func (b *bench) offload(tso, gso bool) {
+	b.t.Helper()
+	if err := b.Server.SetSegmentation(b.ServerIf, tso, gso); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) owed(source netip.Addr) (owed float64) {
+	b.t.Helper()
+	b.read(func(i *datapath.Instance) error { owed = i.Owed(b.t, source); return nil })
+	return owed
+}
+
+// received is what the client's interface has received, in bytes.
+func (b *bench) received() uint64 {
+	b.t.Helper()
+	nl, err := b.Client.Netlink().LinkByName(b.ClientIf)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return nl.Attrs().Statistics.RxBytes
+}
+
+// What is charged is what goes over the wire, to one in a hundred, however packets are cut and however fast they go.
+// Where the stack cuts them behind the hook, the client's interface tells what came; where nobody does, the
+// server's socket tells how many segments there would be.
+func TestBytesOutAreWireBytes(t *testing.T) {
+	for _, mode := range []datapath.Mode{datapath.ModeNative, datapath.ModeTC} {
+		b := newBench(t, testenv.PairOptions{})
+		b.attach(mode, nil)
+		b.apply(countsAll)
+		for name, f := range bothFamilies() {
+			for _, cut := range []struct {
+				name     string
+				tso, gso bool
+			}{{"TSO", true, true}, {"GSO", false, true}, {"neither", false, false}} {
+				b.offload(cut.tso, cut.gso)
+				for _, speed := range []struct{ pace, size int }{{64_000, 60_000}, {1_000_000, 500_000}, {50_000_000, 10_000_000}, {0, 200_000_000}} {
+					t.Run(fmt.Sprintf("%s/%s/%s/%d", mode, name, cut.name, speed.pace), func(t *testing.T) {
+						b.t = t
+						before, came := b.owed(f.client), b.received()
+						d := b.download(f, speed.size, speed.pace)
+						got, want := b.owed(f.client)-before, float64(b.received()-came)
+						if cut.tso {
+							want = d.wireBytes(t)
+						}
+						if got < want*0.99 || got > want*1.01 {
+							t.Errorf("%.0f bytes were charged, and %.0f sent: %.4f", got, want, got/want)
+						}
+						t.Logf("%.0f of %.0f: %.4f", got, want, got/want)
+					})
+				}
+			}
+		}
+		b.t = t
+	}
+}
+
+// Who has downloaded more than his limit gets no new connection and keeps the one he has; others connect. Once
+// he owes less than a burst he connects again.
+func TestBytesOutRefusesNewConnections(t *testing.T) {
+	eachModeAndFamily(t, func(b *bench, mode datapath.Mode, f family) {
+		b.attach(mode, nil)
+		b.apply(refusesSoon)
+		server := b.server(f.server, testenv.ServerOptions{})
+		b.mustConnect(server, f.client)
+		size := 2_500_000
+		if os.Getenv("SYNWARD_VM") != "" {
+			size *= 6 // without hardware support what follows takes as long
+		}
+		d := b.download(f, size, 0)
+		b.mustNotConnect(server, f.client)
+		b.mustConnect(server, f.beside)
+		b.read(func(i *datapath.Instance) error {
+			v, err := i.CheckAt(f.client, netip.AddrPortFrom(f.server, 8080))
+			if v.Verdict != "drop" || v.Reason != "over_bytes_out" || v.Until.Before(time.Now()) {
+				b.t.Errorf("check: %+v", v)
+			}
+			return err
+		})
+		if _, err := d.server.Write([]byte("open")); err != nil {
+			b.t.Errorf("the open connection: %v", err)
+		}
+		if _, err := io.CopyN(io.Discard, d.client, 4); err != nil {
+			b.t.Errorf("the open connection: %v", err)
+		}
+		if n := b.packets("over_bytes_out"); n == 0 {
+			b.t.Error("nothing was counted as over_bytes_out")
+		}
+		testenv.WaitFor(b.t, time.Minute, "the client to be below its limit again", func() bool { return b.connect(server, f.client) == nil })
+	})
+}
+
+// egress is what runs at the server's egress.
+func (b *bench) egress() (programs int, clsact bool) {
+	b.t.Helper()
+	err := b.Server.Do(func() error {
+		ours, there := datapath.EgressPrograms(b.t, b.ServerIf)
+		programs, clsact = len(ours), there
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return programs, clsact
+}
+
+func (b *bench) mustHaveEgress(want int, when string) {
+	b.t.Helper()
+	if n, _ := b.egress(); n != want {
+		b.t.Errorf("%s: %d programs at egress, want %d", when, n, want)
+	}
+	if i := b.one(); !i.Armed {
+		b.t.Errorf("%s: %+v, want it armed", when, i)
+	}
+}
+
+// The second hook is there while a policy needs it, also one that may come back, and no longer.
+func TestEgressComesAndGoes(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode datapath.Mode) {
+		b := newBench(t, testenv.PairOptions{})
+		b.attach(mode, nil)
+		_, had := b.egress()
+		b.mustHaveEgress(0, "attached")
+		for range 2 {
+			b.apply(countsAll)
+			b.mustHaveEgress(1, "a limit counts what is sent")
+			b.apply(countsMore)
+			b.mustHaveEgress(1, "a policy that needs more")
+			b.apply(countsNothing)
+			b.mustHaveEgress(0, "no limit counts it any more")
+			if _, has := b.egress(); has != had {
+				t.Errorf("clsact: %v, was %v", has, had)
+			}
+		}
+		b.applyFor(countsAll, time.Minute)
+		b.mustHaveEgress(1, "the policy waits")
+		b.change(func(i *datapath.Instance) error { _, err := i.Rollback(1, "test"); return err })
+		b.mustHaveEgress(0, "rolled back")
+		b.apply(countsAll)
+		b.applyFor(countsNothing, time.Minute)
+		b.mustHaveEgress(1, "the policy before may come back")
+		b.change(func(i *datapath.Instance) error { _, err := i.Confirm(); return err })
+		b.mustHaveEgress(0, "confirmed")
+		b.apply(countsAll)
+		b.detachAll()
+		b.mustBeGone()
+		if n, clsact := b.egress(); n != 0 || clsact {
+			t.Errorf("detached: %d programs at egress, clsact %v", n, clsact)
+		}
+	})
+}
+
+func (b *bench) applyFor(text string, confirm time.Duration) {
+	b.t.Helper()
+	p := parsePolicy(b.t, text)
+	b.change(func(i *datapath.Instance) error {
+		return i.Apply(datapath.ApplyOptions{Policy: p, By: "test", Confirm: confirm})
+	})
+}
+
+func (b *bench) detachAll() {
+	b.t.Helper()
+	if _, err := datapath.DetachAll(b.pinDir); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// inServer runs fn on the instance from inside the server's namespace.
+func (b *bench) inServer(fn func(i *datapath.Instance)) {
+	b.t.Helper()
+	b.change(func(i *datapath.Instance) error { fn(i); return nil })
+}
+
+// A second hook that somebody took away is said, and the next attach mends it; by clsact all is the same.
+func TestEgressIsMended(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode datapath.Mode) {
+		for _, clsact := range []bool{false, true} {
+			b := newBench(t, testenv.PairOptions{})
+			b.attach(mode, nil)
+			b.apply(countsAll)
+			if clsact {
+				b.inServer(func(i *datapath.Instance) { i.PutEgressByClsact(t, b.ServerIf) })
+				b.apply(countsMore)
+			}
+			b.mustHaveEgress(1, "before")
+			b.inServer(func(i *datapath.Instance) { i.LoseEgress(t, b.ServerIf) })
+			if i := b.one(); i.Armed || i.Why == "" {
+				t.Errorf("clsact %v, taken off: %+v, want it not armed, and why", clsact, i)
+			}
+			if got := b.attach(datapath.ModeAuto, nil); !got.Mended || got.Unchanged || !got.Interface.Armed {
+				t.Errorf("attach: %+v, want it mended", got)
+			}
+			b.mustHaveEgress(1, "mended")
+			if clsact {
+				b.inServer(func(i *datapath.Instance) { i.PutEgressByClsact(t, b.ServerIf) })
+			}
+			f := bothFamilies()["IPv4"]
+			b.download(f, 1_000_000, 0)
+			if owed := b.owed(f.client); owed < 1_000_000 || owed > 1_200_000 {
+				t.Errorf("clsact %v: %.0f bytes are owed for a megabyte", clsact, owed)
+			}
+			b.apply(countsNothing)
+			b.mustHaveEgress(0, "no limit counts it any more")
+			b.apply(countsAll)
+			if clsact {
+				b.inServer(func(i *datapath.Instance) { i.PutEgressByClsact(t, b.ServerIf) })
+			}
+			b.detachAll()
+			b.mustBeGone()
+			if n, left := b.egress(); n != 0 || left {
+				t.Errorf("clsact %v, detached: %d programs at egress, clsact %v", clsact, n, left)
+			}
+		}
+	})
+}
+
+// Attached under such a policy, an interface has both hooks at once; one that was deleted and made again gets them anew.
+func TestEgressOfAnInterfaceThatComesBack(t *testing.T) {
+	b := newBench(t, testenv.PairOptions{})
+	b.attach(datapath.ModeNative, nil)
+	b.apply(countsAll)
+	err := b.Server.Do(func() error {
+		_, err := datapath.Attach(datapath.AttachOptions{PinDir: b.pinDir, Interface: "lo", Mode: datapath.ModeTC})
+		if err == nil {
+			if ours, _ := datapath.EgressPrograms(t, "lo"); len(ours) != 1 {
+				t.Errorf("lo has %d programs at egress, want 1", len(ours))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nl, err := b.Server.Netlink().LinkByName(b.ServerIf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Server.Netlink().LinkDel(nl); err != nil {
+		t.Fatal(err)
+	}
+	b.apply(countsMore) // the interface that is gone stops nothing
+	testenv.Veth(t, b.Server, b.ServerIf, b.Client, b.ClientIf)
+	if got := b.attach(datapath.ModeNative, nil); !got.Mended {
+		t.Errorf("attach: %+v, want it mended", got)
+	}
+	if n, _ := b.egress(); n != 1 {
+		t.Errorf("%d programs at egress, want 1", n)
+	}
+	b.detachAll()
+	b.mustBeGone()
+}
