@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,6 +158,34 @@ func TestBlockAdd(t *testing.T) {
 		"10.1.1.1: on the block list, expires never",
 		"note: 10.1.1.1 is on the allow list by 10.0.0.0/8, and allow wins; to change that: "+
 			"synward --pin-dir /bpf/two allow rm 10.0.0.0/8")
+}
+
+// --kill closes the sockets of whom the block covers: not of the allowed, nor of an operator who is not told to go.
+func TestBlockKill(t *testing.T) {
+	f := newFake()
+	addr := netip.MustParseAddr
+	all := []netip.Addr{addr("192.0.2.1"), addr("192.0.2.2"), addr("192.0.2.3"), addr("2001:db8::1"), addr("203.0.113.1")}
+	f.peers = slices.Clone(all)
+	f.closeErr = fmt.Errorf("this kernel cannot: %w", datapath.ErrUnsupported)
+	expect(t, runWith(t, f, "block", "add", "192.0.2.1", "--kill"), exitFailed, "synward: this kernel cannot: not supported here")
+	if f.changes != 0 || len(f.peers) != len(all) {
+		t.Errorf("half done: %d changes, open %v", f.changes, f.peers)
+	}
+	f.closeErr = nil
+	expect(t, runWith(t, f, "block", "add", "192.0.2.1"), exitOK, "192.0.2.1: on the block list, expires never")
+	f.lists[datapath.Allow] = []datapath.Entry{{Prefix: netip.MustParsePrefix("192.0.2.2/32")}}
+	expect(t, runWith(t, f, "block", "add", "192.0.2.0/24", "2001:db8::/32", "--kill"), exitOK,
+		"2 prefixes: on the block list, expires never", "2 prefixes: closed 3 TCP and 0 UDP sockets")
+	if want := []netip.Addr{addr("192.0.2.2"), addr("203.0.113.1")}; !slices.Equal(f.peers, want) {
+		t.Errorf("open are %v, want %v", f.peers, want)
+	}
+	expect(t, runWith(t, f, "block", "add", "192.0.2.0/24", "--kill"), exitOK,
+		"192.0.2.0/24: on the block list, expires never", "192.0.2.0/24: closed no socket, none was open")
+	f.operators = []datapath.Operator{{Peer: netip.MustParseAddrPort("203.0.113.1:1022"), Netns: "elsewhere"}}
+	expect(t, runWith(t, f, "block", "add", "203.0.113.0/24", "--kill"), exitOK, "203.0.113.0/24: on the block list, expires never",
+		"203.0.113.0/24: closed no socket, none was open", "note: sockets of operators stay open; --force closes them")
+	expect(t, runWith(t, f, "block", "add", "203.0.113.0/24", "--kill", "--force"), exitOK, "203.0.113.0/24: on the block list, expires never",
+		"203.0.113.0/24: closed 1 TCP and 0 UDP sockets")
 }
 
 func TestRemoveWhatIsAbsentIsSuccess(t *testing.T) {

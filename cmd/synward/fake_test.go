@@ -24,6 +24,8 @@ type fake struct {
 	services   []datapath.ServiceState
 	operators  []datapath.Operator
 	operErr    error
+	peers      []netip.Addr // of open sockets
+	closeErr   error
 	totals     []datapath.Total
 	sources    []datapath.Source
 	lists      map[datapath.List][]datapath.Entry
@@ -64,6 +66,20 @@ func (f *fake) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, erro
 		f.policy.Policy = policy.Default(opts.Limit)
 	}
 	return f.result, nil
+}
+
+func (f *fake) CanCloseSockets() error { return f.closeErr }
+
+// CloseSockets closes those of f.peers that are chosen; each has one.
+func (f *fake) CloseSockets(chosen func(netip.Addr) bool) (closed datapath.ClosedSockets, err error) {
+	f.peers = slices.DeleteFunc(f.peers, func(peer netip.Addr) bool {
+		if chosen(peer) {
+			closed.TCP++
+			return true
+		}
+		return false
+	})
+	return closed, nil
 }
 
 func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.operErr }

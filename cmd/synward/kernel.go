@@ -20,6 +20,7 @@ type kernel interface {
 	OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error)
 	Operators() ([]datapath.Operator, error)
 	SSHPeer() netip.AddrPort
+	CanCloseSockets() error
 }
 
 type changer interface {
@@ -28,6 +29,7 @@ type changer interface {
 	Upgrade(pinDir string) (*datapath.Upgraded, error)
 	Save(pinDir string, store *state.Store) error
 	Restore(opts state.RestoreOptions, store *state.Store) ([]state.Restored, error)
+	CloseSockets(chosen func(peer netip.Addr) bool) (datapath.ClosedSockets, error)
 }
 
 // instance is the part of datapath.Instance that commands use.
@@ -80,6 +82,12 @@ func (linux) Doctor(dir, ifname string) []datapath.Finding { return datapath.Doc
 func (linux) Open(pinDir string) (instance, error)         { return opened(datapath.Open(pinDir)) }
 func (linux) Operators() ([]datapath.Operator, error)      { return datapath.Operators() }
 func (linux) SSHPeer() netip.AddrPort                      { return datapath.SSHPeer() }
+
+func (linux) CanCloseSockets() error { return datapath.CanCloseSockets() }
+
+func (linux) CloseSockets(chosen func(peer netip.Addr) bool) (datapath.ClosedSockets, error) {
+	return datapath.CloseSockets(chosen)
+}
 
 func (linux) OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error) {
 	i, err := datapath.OpenForChange(pinDir)

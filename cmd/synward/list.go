@@ -37,6 +37,7 @@ type addFlags struct {
 	reason     string
 	scope      datapath.Scope
 	force      bool
+	kill       bool
 }
 
 func (l list) command(short string) *cobra.Command {
@@ -64,7 +65,8 @@ func (l list) addCommand() *cobra.Command {
 		Use: "add PREFIX...", Short: "Put addresses or prefixes on the " + l.title,
 		Long: "Put addresses or prefixes on the " + l.title + ". What is on it already is replaced. What the policy\n" +
 			"names stays as the policy says." + map[datapath.List]string{datapath.Block: "\n\n" +
-			"A block of somebody who is logged in by SSH is refused (exit code 5)."}[l.id],
+			"A block of somebody who is logged in by SSH is refused (exit code 5). With --kill the open sockets of the\n" +
+			"blocked are closed too, in every network namespace: TCP, and UDP that is connected."}[l.id],
 		Example: "  synward " + l.name + " add 192.0.2.1 2001:db8::/48 --for 10m --reason 'ticket 17'",
 		Args:    someArgs("a prefix"),
 		RunE:    l.asRoot(func(_ *cobra.Command, args []string) error { return l.add(args, f) }),
@@ -76,6 +78,7 @@ func (l list) addCommand() *cobra.Command {
 		choiceFlag(cmd.Flags(), &f.scope, "scope", "", "packets to drop, new connections or all",
 			datapath.ScopeAll, datapath.ScopeNew)
 		forceFlag(cmd, &f.force)
+		cmd.Flags().BoolVar(&f.kill, "kill", false, "close their open sockets too")
 	}
 	return cmd
 }
@@ -94,6 +97,11 @@ func (l list) add(args []string, f addFlags) error {
 		entries[i] = model
 		entries[i].Prefix = p
 	}
+	if f.kill {
+		if err := l.kernel.CanCloseSockets(); err != nil {
+			return err
+		}
+	}
 	return l.change(func(i instance) error {
 		if l.id == datapath.Block && !f.force {
 			if err := l.guardBlock(i, prefixes); err != nil {
@@ -104,10 +112,13 @@ func (l list) add(args []string, f addFlags) error {
 			return err
 		}
 		l.say("%s: on the %s, expires %s", subject(prefixes), l.title, report.Until(model.Created, model.Expires))
-		if l.id == datapath.Block {
-			return l.noteAllowed(i, prefixes)
+		if l.id == datapath.Allow {
+			return nil
 		}
-		return nil
+		if err := l.noteAllowed(i, prefixes); err != nil || !f.kill {
+			return err
+		}
+		return l.kill(i, prefixes, f.force)
 	})
 }
 

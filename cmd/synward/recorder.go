@@ -135,6 +135,15 @@ func (r *recorder) Restore(o state.RestoreOptions, store *state.Store) (all []st
 	return all, err
 }
 
+func (r *recorder) CloseSockets(chosen func(peer netip.Addr) bool) (done datapath.ClosedSockets, err error) {
+	if r.readsOnly {
+		return done, errReadsOnly()
+	}
+	done, err = r.kernel.CloseSockets(chosen)
+	r.note(done != datapath.ClosedSockets{}, err)
+	return done, err
+}
+
 func (r *recorder) OpenForChange(pinDir string, keeper datapath.Keeper) (instance, error) {
 	if r.readsOnly {
 		return nil, errReadsOnly()
