@@ -47,7 +47,8 @@ check: ## Lint, import order, generated files, go.mod, licence lines
 test: ## Run all tests on this kernel (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: run sudo make test" >&2; exit 1; }
 	@scripts/setup.sh test
-	go test $(RACE) -count=1 -timeout 30m $(TESTFLAGS) ./...
+	@# One package after the other: limits of concurrent connections count the sockets of the whole host.
+	go test $(RACE) -p 1 -count=1 -timeout 30m $(TESTFLAGS) ./...
 
 fuzz: ## FUZZ_SECONDS each: frames beside a second parser, frames before the kernel, policy files (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo "make fuzz needs root: run sudo make fuzz" >&2; exit 1; }

@@ -11,7 +11,7 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 4,
+	ABI_VERSION = 5,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,
@@ -39,6 +39,7 @@ enum feature {
 	FEATURE_VOLUME = 32, /* packets or bytes_in */
 	FEATURE_MANY = 64, /* a packet may meet more than one limit, or one that is not plain */
 	FEATURE_RESET = 128,
+	FEATURE_CONCURRENT = 256,
 	FEATURE_BYTES_OUT = 512, /* and the program at egress is there */
 	FEATURE_ALL = 1023,
 };
@@ -62,6 +63,7 @@ enum reason {
 	REASON_CONTENDED,
 	REASON_SELF_TEST,
 	REASON_OVER_BYTES_OUT,
+	REASON_OVER_CONCURRENT,
 	REASON_COUNT,
 };
 
@@ -107,6 +109,7 @@ enum limit_kind {
 	LIMIT_NEW,
 	LIMIT_PACKETS,
 	LIMIT_BYTES_IN,
+	LIMIT_CONCURRENT,
 	LIMIT_BYTES_OUT = 5, /* charged at egress, looked at where a connection is asked for */
 };
 
@@ -183,3 +186,4 @@ enum list_id {
 
 #include "abi_policy.h"
 #include "abi_state.h"
+#include "abi_conns.h"

@@ -23,7 +23,8 @@ enum hash_key {
  * verdict on what is over the limit, action included (enum verdict). id is the limit's for longer
  * than a policy: its own TAT, aggregate and counter lie there. from and except are bits of the sets: a
  * limit applies to sources in one of from (0: all) and none of except. debt is, of bytes_out alone, what may be
- * owed at most, in units: more than a burst, for what was sent is charged in full.
+ * owed at most, in units: more than a burst, for what was sent is charged in full. Of concurrent connections,
+ * capacity is how many there may be, and nothing else of this is used.
  */
 struct limit {
 	__u64 seed;
@@ -55,6 +56,8 @@ enum service_flag {
 	SERVICE_VOLUME = 1, /* some limit counts packets or bytes: every packet is judged */
 	SERVICE_SETS = 2, /* the sets of the source must be known */
 	SERVICE_COUNT_REJECTED = 4,
+	SERVICE_CONCURRENT =
+		32, /* some limit counts concurrent connections, of the global ones too */
 	SERVICE_DROPS =
 		16, /* all its limits are of new connections and drop, the global ones too */
 	SERVICE_BYTES_OUT = 64, /* some limit counts what is sent, of the global ones too */

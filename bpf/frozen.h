@@ -14,6 +14,9 @@
 volatile const __u32 interface_slot = 0;
 volatile const bool has_link_header = true;
 
+/* Whether the program's type may ask the coarse clock: tracing may not. */
+volatile const bool may_ask_coarse_clock = true;
+
 /* Whether answers may be sent from here; see INTERFACE_SILENT. */
 volatile const bool may_send = true;
 

@@ -70,20 +70,6 @@ static __always_inline void note(struct counts *mine, const struct packet *p, __
 	note_source(p, slot, &line);
 }
 
-__noinline __u64 sets_of(const struct packet *p, __u32 slot)
-{
-	struct scoped_key key = {};
-	__u64 *in;
-
-	if (!p)
-		return 0;
-	key.prefixlen = LOCAL_SCOPE_BITS + 32 + LOCAL_BITS(p->src.family);
-	key.scope = slot;
-	key.addr = p->src;
-	in = bpf_map_lookup_elem(&sets, &key);
-	return in ? *in : 0;
-}
-
 static __always_inline __u32 judge_by_limits(const struct packet *p, const struct service *s,
 					     __u32 listen, __u32 slot, __u64 now)
 {
@@ -119,6 +105,16 @@ static __always_inline int tell_quic(struct packet *p, const struct quic_key *ke
 	return REASON_NONE;
 }
 
+/* A SYN that goes on to a socket. */
+static __always_inline void note_waiting(struct packet *p, __u32 verdict)
+{
+	__u32 action = VERDICT_ACTION(verdict);
+
+	if (features & FEATURE_CONCURRENT && p->kind == KIND_NEW && p->proto == IPPROTO_TCP &&
+	    (action == ACTION_PASS || action == ACTION_OBSERVE))
+		conns_wait(p);
+}
+
 /* A packet that no list decides, and that only its service can. */
 static __always_inline __u32 judge_service(struct counts *mine, struct packet *p, __u32 slot,
 					   __u64 now)
@@ -128,8 +124,10 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 	bool quic = features & FEATURE_QUIC && listen & LISTEN_QUIC;
 
 	/* As a program says it that does not look for a service of what asks for nothing. */
-	if (!s)
+	if (!s) {
+		note_waiting(p, REASON_NO_SERVICE);
 		return p->kind == KIND_ESTABLISHED ? REASON_ESTABLISHED : REASON_NO_SERVICE;
+	}
 	if (quic)
 		verdict = tell_quic(p, &mine->quic, slot, now);
 	if (features & (FEATURE_VOLUME | FEATURE_QUIC) && p->kind == KIND_ESTABLISHED &&
@@ -143,7 +141,9 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 	count_limit(mine, p, verdict, s);
 	if (!(features & FEATURE_VOLUME) || verdict & REFUSED || p->kind != KIND_ESTABLISHED)
 		note(mine, p, slot, s->id, now, verdict, p->kind != KIND_ESTABLISHED);
-	return with_action(verdict, slot, now);
+	verdict = with_action(verdict, slot, now);
+	note_waiting(p, verdict);
+	return verdict;
 }
 
 /* A blocked source does not get even as far as the kernel's own check. */

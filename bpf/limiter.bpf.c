@@ -18,8 +18,11 @@
 #include "quic_recent.h"
 #include "lists.h"
 #include "service.h"
+#include "sets.h"
 #include "limits.h"
+#include "conns_look.h"
 #include "many.h"
+#include "conns_wait.h"
 #include "decide.h"
 #include "account.h"
 #include "act.h"
@@ -51,6 +54,8 @@ const struct {
 	enum policy_text policy_text;
 	enum list_id list_id;
 	enum source_flag source_flag;
+	enum conn_size conn_size;
+	enum conn_runner conn_runner;
 } *const names_for_go __attribute__((unused)) = 0;
 
 SEC("xdp.frags")

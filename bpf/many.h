@@ -9,6 +9,7 @@
  */
 
 #include "account.h"
+#include "conns_look.h"
 #include "limits.h"
 
 /* What one limit says of one packet before anything is charged. Beside the verdicts of the meters. */
@@ -89,11 +90,18 @@ static __always_inline bool is_bytes_out(const struct limit *l)
 	return features & FEATURE_BYTES_OUT && l->kind == LIMIT_BYTES_OUT;
 }
 
+static __always_inline bool is_concurrent(const struct limit *l)
+{
+	return features & FEATURE_CONCURRENT && l->kind == LIMIT_CONCURRENT;
+}
+
 static __always_inline bool limit_applies(const struct limit *l, const struct packet *p, __u64 in)
 {
 	if (l->kind == LIMIT_NEW && p->kind != KIND_NEW)
 		return false;
 	if (is_bytes_out(l) && p->kind == KIND_ESTABLISHED)
+		return false;
+	if (is_concurrent(l) && (p->kind != KIND_NEW || p->proto != IPPROTO_TCP))
 		return false;
 	return limit_is_of(l, in);
 }
@@ -103,6 +111,8 @@ __noinline int limit_look(const struct limit *l, const struct packet *p, __u64 n
 {
 	if (!l || !p || !limit_applies(l, p, in))
 		return LIMIT_SKIPPED;
+	if (is_concurrent(l))
+		return conns_look(l, p, now);
 	if (l->per == PER_SERVICE)
 		return state_look(l, now, limit_cost(l, p));
 	return meter_look(l, hash_key(l, p), now, limit_cost(l, p));
@@ -115,6 +125,9 @@ __noinline int limit_charge(const struct limit *l, const struct packet *p, __u64
 		return LIMIT_SKIPPED;
 	if (is_bytes_out(l))
 		return limit_look(l, p, now, in);
+	/* The gate takes the places. */
+	if (is_concurrent(l))
+		return l->flags & LIMIT_OBSERVES ? conns_look(l, p, now) : LIMIT_SKIPPED;
 	if (l->per == PER_SERVICE)
 		return state_charge(l, now, limit_cost(l, p));
 	return meter_charge(l, hash_key(l, p), now, limit_cost(l, p));
@@ -122,7 +135,7 @@ __noinline int limit_charge(const struct limit *l, const struct packet *p, __u64
 
 __noinline int limit_reject(const struct limit *l, const struct packet *p, __u64 now, __u64 in)
 {
-	if (!l || !p || !(l->flags & LIMIT_COUNT_REJECTED) || is_bytes_out(l) ||
+	if (!l || !p || !(l->flags & LIMIT_COUNT_REJECTED) || is_bytes_out(l) || is_concurrent(l) ||
 	    !limit_applies(l, p, in))
 		return 0;
 	if (l->per == PER_SERVICE)

@@ -183,3 +183,90 @@ struct {
 	__type(key, __u32);
 	__type(value, struct change_mark);
 } changes SEC(".maps");
+
+/*
+ * Connections by what counts them; see conns_table.h. Written by the gate, the state changes and the seed, read
+ * by them and for every SYN. No packet can add to it: only who completes a handshake. Full: the connection is
+ * let through and not counted, or refused if the policy drops on a full table; conn_tallies tells.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, CONN_KEYS);
+	__type(key, struct conn_key);
+	__type(value, __u64);
+} conns SEC(".maps");
+
+/* What a socket is counted under, in the socket. It ends with it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct conn_held);
+} conn_sockets SEC(".maps");
+
+/* From the gate to the state change, on one CPU; see conns_note.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, CONN_RUNNERS);
+	__type(key, __u32);
+	__type(value, struct conn_note);
+} conn_notes SEC(".maps");
+
+/* Written by the programs of connections on their own CPU, summed by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct conn_tally);
+} conn_tallies SEC(".maps");
+
+/* SYNs that were let through, and how many wait for each key; see conns_pending.h. Full: the oldest goes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PENDING_BUCKETS);
+	__type(key, __u32);
+	__type(value, struct pending_bucket);
+} pending SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WAITING_CELLS);
+	__type(key, __u32);
+	__type(value, __u64);
+} waiting SEC(".maps");
+
+/* Written by Go, only in slots that are not live: where in a policy the service of an id is, plus 1. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, POLICY_SLOTS *SERVICE_IDS);
+	__type(key, __u32);
+	__type(value, __u32);
+} service_places SEC(".maps");
+
+/* Ports that somebody listens on, in the namespace that is being seeded: written by the seed, cleared by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LISTENING_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} conn_listening SEC(".maps");
+
+/*
+ * When a source last completed a handshake with a socket here, CLOCK_MONOTONIC nanoseconds. Full: whoever has
+ * not done so for longest goes. No SYN can add to it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, VERIFIED_SOURCES);
+	__type(key, struct addr);
+	__type(value, __u64);
+} verified SEC(".maps");
+
+/* Written and read by Go only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct conn_control);
+} conn_controls SEC(".maps");

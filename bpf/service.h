@@ -17,15 +17,29 @@
 #define LOCAL_SCOPE_BITS 32
 #define LOCAL_BITS(family) ((family) == 4 ? 32 : 128)
 
+/* CLOCK_MONOTONIC, to a tick where that is to be had. */
+static __always_inline __u64 coarse_ns(void)
+{
+	return may_ask_coarse_clock ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns();
+}
+
 /* The slot whose policy is in force; see struct control_words. */
 static __always_inline __u32 active_slot(void)
 {
 	__u64 word = *(volatile __u64 *)&control.word;
 	__u64 deadline = word >> 32;
 
-	if (deadline && bpf_ktime_get_coarse_ns() >= deadline * 1000000000ULL)
+	if (deadline && coarse_ns() >= deadline * 1000000000ULL)
 		word >>= 16;
 	return word & (POLICY_SLOTS - 1);
+}
+
+/* The slot that comes into force if nobody confirms the one that is; POLICY_SLOTS: none does. */
+static __always_inline __u32 fallback_slot(void)
+{
+	__u64 word = *(volatile __u64 *)&control.word;
+
+	return word >> 32 ? word >> 16 & (POLICY_SLOTS - 1) : POLICY_SLOTS;
 }
 
 /* The slot that judges this packet: the one in force when it was first asked for. */

@@ -14,7 +14,7 @@ rm -rf "$copy"
 root=$PWD
 trap 'rm -rf "$root/$copy"' EXIT
 mkdir "$copy"
-cp bpf/*.h bpf/limiter.bpf.c "$copy"
+cp bpf/*.h bpf/limiter.bpf.c bpf/conns.bpf.c "$copy"
 
 # edit FILE EXPRESSION: changes a file, and fails if that changed nothing.
 edit() {
@@ -52,12 +52,20 @@ edit abi_state.h 's/(struct interface \{\n)(.*?)(\t__u8 name\[16\];\n)/$1$3$2/s'
 edit abi_policy.h 's/(\t__u32 over;\n)(\t__u32 id;\n)/$2$1/'
 edit abi_policy.h 's/(struct service \{\n)(\t__u32 id;\n)(.*?)(\t__u32 flags;\n)/$1$4$3$2/s'
 edit abi_policy.h 's/4096 - 48/2048 - 48/; s/== 4096, "policy_piece"/== 2048, "policy_piece"/'
+edit abi_conns.h 's/(\t__u64 epoch;\n)(\t__u32 count;\n\t__u32 pad;\n)/$2$1/'
+edit abi_conns.h 's/(\t__u64 refused;[^\n]*\n)(\t__u64 opened;[^\n]*\n)/$2$1/'
 
 cd pkg/datapath
-# All else as the line in generate.go has it.
-options=$(sed -n 's|^//go:generate go tool bpf2go -tags !otherabi \(.*\) limiter \.\./.*|\1|p' generate.go)
-flags=$(sed -n 's|^//go:generate go tool bpf2go -tags !otherabi .*/limiter\.bpf\.c -- \(.*\)|\1|p' generate.go)
-[ -n "$options" ] && [ -n "$flags" ]
-# shellcheck disable=SC2086 # lists of options
-GOPACKAGE=datapath go tool bpf2go -tags otherabi -output-stem limiter_otherabi $options \
-	limiter "../../$copy/limiter.bpf.c" -- $flags
+# All else as the lines in generate.go have it.
+compile() {
+	local line options flags
+	line=$(sed -n "s|^//go:generate go tool bpf2go -tags !otherabi \(.* $1 \.\./.*\)|\1|p" generate.go)
+	options=${line%% "$1" ../*}
+	flags=${line#* -- }
+	[ -n "$options" ] && [ -n "$flags" ]
+	# shellcheck disable=SC2086 # lists of options
+	GOPACKAGE=datapath go tool bpf2go -tags otherabi -output-stem "$1_otherabi" $options \
+		"$1" "../../$copy/$1.bpf.c" -- $flags
+}
+compile limiter
+compile conns

@@ -29,11 +29,12 @@ func newAttachCmd(e *env) *cobra.Command {
 		Short: "Put the limiter on an interface",
 		Long: "Put the limiter on an interface of this network namespace. It stays when the command ends.\n\n" +
 			"Without --new or -f, what is in force stays so; on the first attach new connections are counted and none is\n" +
-			"refused. --new sets the limit of the service default: all TCP ports, unless a policy file says otherwise.\n\n" +
+			"refused. --new and --concurrent set limits of the service default: all TCP ports, unless a policy file says\n" +
+			"otherwise.\n\n" +
 			"With --confirm the interface refuses nothing any more when the time is over, and a policy that came with it\n" +
 			"goes back, unless `synward confirm` is typed first. What would lock out somebody who is logged in by SSH is\n" +
 			"refused (exit code 5).",
-		Example: "  synward attach eth0\n  synward attach eth0 --new 50/s --burst 100\n" +
+		Example: "  synward attach eth0\n  synward attach eth0 --new 50/s --burst 100 --concurrent 200\n" +
 			"  synward attach eth0 -f policy.yaml --confirm 60s && synward confirm",
 		Args:              oneArg("an interface"),
 		ValidArgsFunction: completeInterfaces,
@@ -42,7 +43,8 @@ func newAttachCmd(e *env) *cobra.Command {
 	choiceFlag(cmd.Flags(), &f.mode, "mode", "", "how to attach",
 		datapath.ModeAuto, datapath.ModeNative, datapath.ModeGeneric, datapath.ModeTC)
 	fileFlag(cmd, &f.file)
-	f.limit.add(cmd.Flags(), "`RATE` of new connections of one source, as in 50/s, 3/min or 2k/h")
+	f.limit.add(cmd.Flags(), "`RATE` of new connections of one source, as in 50/s, 3/min or 2k/h",
+		"`N` connections that one source may have open at a time")
 	f.confirm.add(cmd.Flags(), "`TIME` after which the interface refuses nothing unless confirmed, as in 60s")
 	forceFlag(cmd, &f.force)
 	return cmd
@@ -82,9 +84,12 @@ func (f attachFlags) options(e *env, cmd *cobra.Command, ifname string) (opts da
 		return opts, err
 	}
 	limited := cmd.Flags().Changed("new")
+	if opts.Concurrent, err = f.limit.parseConcurrent(cmd.Flags()); err != nil {
+		return opts, err
+	}
 	switch {
-	case f.file != "" && (limited || cmd.Flags().Changed("burst")):
-		return opts, usagef("give -f FILE or --new RATE, not both; a limit can be changed later: synward limit SERVICE --new RATE")
+	case f.file != "" && (limited || cmd.Flags().Changed("burst") || opts.Concurrent != nil):
+		return opts, usagef("give -f FILE or limits, not both; a limit can be changed later: synward limit SERVICE --new RATE")
 	case f.file != "":
 		opts.Policy, err = e.readPolicy(f.file)
 	case limited:
@@ -136,10 +141,14 @@ func policyToCome(inForce *policy.Policy, opts datapath.AttachOptions) (*policy.
 	if opts.Policy != nil {
 		next = opts.Policy
 	}
-	if opts.Limit == nil {
+	if opts.Limit == nil && opts.Concurrent == nil {
 		return next, nil
 	}
-	return policy.WithLimit(next, policy.DefaultService, policy.LimitChange{New: &opts.Limit.Rate, Burst: &opts.Limit.Burst})
+	change := policy.LimitChange{Concurrent: opts.Concurrent}
+	if opts.Limit != nil {
+		change.New, change.Burst = &opts.Limit.Rate, &opts.Limit.Burst
+	}
+	return policy.WithLimit(next, policy.DefaultService, change)
 }
 
 // tellAttach says which mode was taken, why no better one, and what may surprise.

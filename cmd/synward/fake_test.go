@@ -62,8 +62,11 @@ func (f *fake) Attach(opts datapath.AttachOptions) (*datapath.AttachResult, erro
 	if opts.Policy != nil {
 		f.policy.Policy = opts.Policy
 	}
-	if opts.Limit != nil {
+	if opts.Limit != nil || opts.Concurrent != nil {
 		f.policy.Policy = policy.Default(opts.Limit)
+		if opts.Concurrent != nil {
+			f.policy.Policy, _ = policy.WithLimit(f.policy.Policy, policy.DefaultService, policy.LimitChange{Concurrent: opts.Concurrent})
+		}
 	}
 	return f.result, nil
 }

@@ -88,18 +88,35 @@ func (c confirmFlag) parse() (time.Duration, error) {
 	return d, err
 }
 
-// limitFlags are --new and --burst.
+// limitFlags are --new, --burst and --concurrent.
 type limitFlags struct {
-	rate  string
-	burst uint64
+	rate       string
+	burst      uint64
+	concurrent string
 }
 
-func (l *limitFlags) add(flags *pflag.FlagSet, newUsage string) {
+func (l *limitFlags) add(flags *pflag.FlagSet, newUsage, concurrentUsage string) {
 	flags.StringVar(&l.rate, "new", "", newUsage)
 	flags.Uint64Var(&l.burst, "burst", 0, "`N` new connections of one source may come at once (default: COUNT of the rate)")
+	flags.StringVar(&l.concurrent, "concurrent", "", concurrentUsage)
 }
 
-// parse makes the limit of the two flags. The burst is the rate's count if it was not given.
+// parseConcurrent reads --concurrent; nil if it was not given.
+func (l *limitFlags) parseConcurrent(flags *pflag.FlagSet) (*uint64, error) {
+	if !flags.Changed("concurrent") {
+		return nil, nil
+	}
+	n, err := policy.ParseConcurrent(l.concurrent)
+	if err != nil {
+		return nil, err
+	}
+	return &n, nil
+}
+
+// isOff: the flag takes a limit away.
+func isOff(value string) bool { return value == "off" || value == "none" }
+
+// parse makes the limit of --new and --burst. The burst is the rate's count if it was not given.
 func (l *limitFlags) parse(flags *pflag.FlagSet) (*policy.NewLimit, error) {
 	rate, err := policy.ParseRate(l.rate)
 	if err != nil {

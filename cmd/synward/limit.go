@@ -21,17 +21,19 @@ func newLimitCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "limit SERVICE",
 		Short: "Change the limit of a service while it runs",
-		Long: "Change the limit of new connections per source of a service, the first if it has several, in one step: no\n" +
-			"packet passes between the old and the new one. The rest of the policy stays. Without a policy file there is\n" +
+		Long: "Change the limit of new connections per source of a service, or of those that one source may have open\n" +
+			"(the first if it has several), in one step: no packet passes between the old and the new one. A limit of open\n" +
+			"connections that is lowered closes none. The rest of the policy stays. Without a policy file there is\n" +
 			"one service: default, all TCP ports.\n\n" +
 			"A limit that would lock out somebody who is logged in by SSH is refused (exit code 5).",
 		Example: "  synward limit default --new 100/s --burst 200\n  synward limit web --burst 50\n" +
-			"  synward limit web --new off",
+			"  synward limit web --concurrent 50\n  synward limit web --new off",
 		Args:              oneArg("a service"),
 		ValidArgsFunction: completeServices(e),
 		RunE:              e.asRoot(func(cmd *cobra.Command, args []string) error { return runLimit(e, cmd, args[0], f) }),
 	}
-	f.limit.add(cmd.Flags(), "`RATE` of new connections of one source, as in 50/s, 3/min or 2k/h; off takes the limit away")
+	f.limit.add(cmd.Flags(), "`RATE` of new connections of one source, as in 50/s, 3/min or 2k/h; off takes the limit away",
+		"`N` connections that one source may have open at a time; off takes the limit away")
 	forceFlag(cmd, &f.force)
 	return cmd
 }
@@ -77,16 +79,23 @@ func knownService(p *policy.Policy, name string) error {
 // found here.
 func (l limitFlags) change(cmd *cobra.Command) (policy.LimitChange, error) {
 	flags := cmd.Flags()
+	var change policy.LimitChange
+	var err error
+	if change.ConcurrentOff = isOff(l.concurrent); !change.ConcurrentOff {
+		if change.Concurrent, err = l.parseConcurrent(flags); err != nil {
+			return policy.LimitChange{}, err
+		}
+	}
 	switch {
-	case !flags.Changed("new") && !flags.Changed("burst"):
-		return policy.LimitChange{}, usagef("nothing to change: give --new RATE, --burst N or --new off")
-	case flags.Changed("new") && (l.rate == "off" || l.rate == "none"):
+	case !flags.Changed("new") && !flags.Changed("burst") && !flags.Changed("concurrent"):
+		return policy.LimitChange{}, usagef("nothing to change: give --new RATE, --burst N, --concurrent N, or off for one of the limits")
+	case isOff(l.rate):
 		if flags.Changed("burst") {
 			return policy.LimitChange{}, usagef("--new %s takes the limit away; leave out --burst", l.rate)
 		}
-		return policy.LimitChange{NewOff: true}, nil
+		change.NewOff = true
+		return change, nil
 	}
-	var change policy.LimitChange
 	if flags.Changed("burst") {
 		change.Burst = &l.burst
 	}

@@ -295,6 +295,6 @@ func TestAttachWithAPolicy(t *testing.T) {
 	}
 	for _, flags := range []string{"--new 5/s", "--burst 5"} {
 		expect(t, runWith(t, f, append(strings.Fields("attach eth0 -f x "), strings.Fields(flags)...)...), exitUsage,
-			"synward: give -f FILE or --new RATE, not both; a limit can be changed later: synward limit SERVICE --new RATE")
+			"synward: give -f FILE or limits, not both; a limit can be changed later: synward limit SERVICE --new RATE")
 	}
 }

@@ -128,6 +128,36 @@ func serve(ts *testscript.TestScript, neg bool, ports []string) {
 	}
 }
 
+// hold listens on a port in the server's namespace and has the client open so many connections to it, of which so
+// many must be made. Both sides hold them until the script ends.
+func hold(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: hold PORT N WANT")
+	}
+	tries, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	var l net.Listener
+	ts.Check(inside(ts.Getenv("SERVER"), func() (err error) {
+		l, err = net.Listen("tcp", ":"+args[0])
+		return err
+	}))
+	ts.Defer(func() { l.Close() })
+	open := 0
+	ts.Check(inside(ts.Getenv("CLIENT"), func() error {
+		for range tries {
+			c, err := net.DialTimeout("tcp", net.JoinHostPort(ts.Getenv("SERVER_IP4"), args[0]), dialTimeout)
+			if err == nil {
+				open++
+				ts.Defer(func() { c.Close() })
+			}
+		}
+		return nil
+	}))
+	if strconv.Itoa(open) != args[2] {
+		ts.Fatalf("%d of %d connections were made, want %s", open, tries, args[2])
+	}
+}
+
 // login runs sshd on a port in the server's namespace, and connects to it from the client's.
 func login(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {

@@ -65,6 +65,7 @@ func exitAtOnce(e *testscript.Env) { e.Setenv("GORACE", "atexit_sleep_ms=0") }
 //	serve PORT...           listens there until the script ends
 //	reboot                  takes away all that the kernel holds of the instance, as a reboot does
 //	damage DIR              changes a byte of the newest state that is saved there
+//	hold PORT N WANT        N connections of the client to that port, of which WANT must be made
 //	login PORT              somebody logs in there by SSH, from the client, and stays
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	within := func(variable string) func(*testscript.TestScript, bool, []string) {
@@ -77,7 +78,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"exits": exits, "server": within("SERVER"), "client": within("CLIENT"), "until": until, "serve": serve, "login": login,
-		"reboot": reboot, "damage": damage,
+		"reboot": reboot, "damage": damage, "hold": hold,
 	}
 }
 

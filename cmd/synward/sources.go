@@ -35,7 +35,7 @@ func newSourcesCmd(e *env) *cobra.Command {
 		RunE: e.asRoot(func(_ *cobra.Command, args []string) error { return runSources(e, args, f) }),
 	}
 	cmd.Flags().UintVar(&f.top, "top", defaultTop, "show `N`; 0 is all")
-	choiceFlag(cmd.Flags(), &f.by, "by", "", "sort by", report.ByRefused, report.ByAdmitted)
+	choiceFlag(cmd.Flags(), &f.by, "by", "", "sort by", report.ByRefused, report.ByAdmitted, report.ByEstablished)
 	outputFlag(cmd, &f.output, formatText, formatJSON, formatPlain)
 	return cmd
 }

@@ -47,7 +47,7 @@ func (i *Instance) Apply(o ApplyOptions) error {
 	}
 	next := live{generation: i.nextGeneration(monotonicNow())}
 	if err := i.prepare(c, next.generation, o.By); err != nil {
-		return errors.Join(err, i.discard(next.generation))
+		return errors.Join(err, i.discard(next.generation), i.settleConns())
 	}
 	if o.Confirm > 0 {
 		next.fallback, next.deadline = before.generation, deadline(o.Confirm)
@@ -64,6 +64,9 @@ func (i *Instance) Apply(o ApplyOptions) error {
 // prepare writes a policy beside the one in force, and gives every program what it needs for both.
 func (i *Instance) prepare(c *compiled, generation uint16, by string) error {
 	if err := i.write(c, generation, by); err != nil {
+		return err
+	}
+	if err := i.widenConns(c, generation); err != nil {
 		return err
 	}
 	return i.widenPrograms(c.head.Features)
@@ -115,7 +118,7 @@ func (i *Instance) settle() error {
 	now := monotonicNow()
 	l := i.live()
 	if l.pending(now) {
-		return nil
+		return i.settleConns()
 	}
 	if l.deadline != 0 {
 		settled := live{generation: l.inForce(now)}
@@ -141,7 +144,10 @@ func (i *Instance) settle() error {
 	if err := i.keepTexts(l.generation); err != nil {
 		return err
 	}
-	return i.narrowPrograms()
+	if err := i.narrowPrograms(); err != nil {
+		return err
+	}
+	return i.settleConns()
 }
 
 // keepTexts forgets all but the policy in force and the last ones before it. What was never in force for

@@ -135,8 +135,8 @@ func (a *attacher) applyPolicy(old *policy.Policy) (changed bool, err error) {
 	if a.opts.Policy != nil {
 		next = a.opts.Policy
 	}
-	if a.opts.Limit != nil {
-		if next, err = policy.WithLimit(next, DefaultService, limitChange(a.opts.Limit)); err != nil {
+	if a.opts.Limit != nil || a.opts.Concurrent != nil {
+		if next, err = policy.WithLimit(next, DefaultService, a.opts.change()); err != nil {
 			return false, err
 		}
 	}
@@ -149,6 +149,15 @@ func (a *attacher) applyPolicy(old *policy.Policy) (changed bool, err error) {
 		err = nil
 	}
 	return err == nil, err
+}
+
+// change is what the options want of the limits of DefaultService.
+func (o AttachOptions) change() policy.LimitChange {
+	change := policy.LimitChange{Concurrent: o.Concurrent}
+	if o.Limit != nil {
+		change.New, change.Burst = &o.Limit.Rate, &o.Limit.Burst
+	}
+	return change
 }
 
 // undoPolicy puts the policy back that was in force before applyPolicy.

@@ -121,7 +121,10 @@ func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 		if !c.applies(&l) {
 			continue
 		}
-		v := c.lookAt(&l)
+		v, err := c.lookAt(&l)
+		if err != nil {
+			return Verdict{}, err
+		}
 		if bytesOut(&l) && v.Reason == underLimit {
 			continue // it says nothing of how many connections are left
 		}
@@ -147,7 +150,8 @@ func (c *checker) letsThrough() bool {
 // applies: limits of packets and bytes_in ask about more than one connection, and are left out.
 func (c *checker) applies(l *limiterLimit) bool {
 	byDestination := l.Per == uint8(limiterLimitPerPER_DESTINATION) || l.Per == uint8(limiterLimitPerPER_SOURCE_DESTINATION)
-	return (l.Kind == uint8(limiterLimitKindLIMIT_NEW) || bytesOut(l)) && l.Cost != 0 && l.Flags&uint32(limiterLimitFlagLIMIT_OBSERVES) == 0 &&
+	counts := (l.Kind == uint8(limiterLimitKindLIMIT_NEW) || bytesOut(l)) && l.Cost != 0 || l.concurrent()
+	return counts && l.Flags&uint32(limiterLimitFlagLIMIT_OBSERVES) == 0 &&
 		(l.From == 0 || l.From&c.in != 0) && l.Except&c.in == 0 && (!byDestination || c.local.IsValid())
 }
 
@@ -170,7 +174,10 @@ func limitOf(p *policy.Policy, place uint32) (*policy.Limit, string) {
 func bytesOut(l *limiterLimit) bool { return l.Kind == uint8(limiterLimitKindLIMIT_BYTES_OUT) }
 
 // lookAt is meter_look, or state_look for `per: service`.
-func (c *checker) lookAt(l *limiterLimit) Verdict {
+func (c *checker) lookAt(l *limiterLimit) (Verdict, error) {
+	if l.concurrent() {
+		return c.lookAtConns(l)
+	}
 	owed, own := c.owed(l)
 	cost := l.Cost
 	if bytesOut(l) {
@@ -179,7 +186,7 @@ func (c *checker) lookAt(l *limiterLimit) Verdict {
 	if owed+cost <= l.Capacity {
 		return Verdict{
 			Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT], Left: (l.Capacity - owed) / cost,
-		}
+		}, nil
 	}
 	v := Verdict{
 		Verdict: c.refused(), Reason: reasonNames[limiterReason(l.Over&0xff)],
@@ -191,7 +198,7 @@ func (c *checker) lookAt(l *limiterLimit) Verdict {
 			v.Verdict = "pass"
 		}
 	}
-	return v
+	return v, nil
 }
 
 // owed is the level that the next connection meets, and whether the debt is its own: a newcomer takes over

@@ -84,7 +84,9 @@ func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 		if err != nil {
 			return err
 		}
-		horizons = min(horizons, one.horizon)
+		if l.Kind != policy.KindConcurrent {
+			horizons = min(horizons, one.horizon)
+		}
 		if l.Strict {
 			c.head.PreciseClock = 1 // a tick may be longer than what a strict limit leaves below COUNT
 		}
@@ -146,7 +148,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
 	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
 	sets := out.Allow != 0
-	volume, sent, drops := false, false, true
+	volume, sent, drops, concurrent := false, false, true, 0
 	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
 		if i < len(s.Limits) {
 			if err := add(l, s.Name); err != nil {
@@ -158,13 +160,20 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		volume = volume || l.Kind == policy.KindPackets || l.Kind == policy.KindBytesIn
 		sent = sent || l.Kind == policy.KindBytesOut
 		drops = drops && l.Over == policy.OverDrop && l.Kind == policy.KindNew
+		if l.Kind == policy.KindConcurrent {
+			concurrent++
+		}
 		if l.CountRejected {
 			out.Flags |= uint32(limiterServiceFlagSERVICE_COUNT_REJECTED)
 		}
 	}
+	if concurrent > maxConcurrent {
+		return fail(ErrInvalid, "%d limits of concurrent connections, global ones included; at most %d count one connection", concurrent, maxConcurrent)
+	}
 	for flag, on := range map[limiterServiceFlag]bool{
 		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
 		limiterServiceFlagSERVICE_DROPS: drops, limiterServiceFlagSERVICE_BYTES_OUT: sent,
+		limiterServiceFlagSERVICE_CONCURRENT: concurrent > 0,
 	} {
 		if on {
 			out.Flags |= uint32(flag)
@@ -207,6 +216,8 @@ func supported(l policy.Limit) error {
 		return fail(ErrInvalid, "this version does not know `over: %s` yet; use drop, reset or observe", l.Over)
 	case l.Exempt != "":
 		return fail(ErrInvalid, "this version does not know `exempt` yet; take it out")
+	case l.Kind == policy.KindConcurrent && l.Per != policy.PerSource && l.Per != policy.PerService:
+		return fail(ErrInvalid, "this version counts concurrent connections per source and per service, not per %s yet; take the limit out", l.Per)
 	case l.Ban != nil:
 		return fail(ErrInvalid, "this version does not ban yet; take `ban` out")
 	}
@@ -258,6 +269,7 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 	}
 	for n, s := range p.Services {
 		flags := c.services[n].Flags
+		need[limiterFeatureFEATURE_CONCURRENT] = need[limiterFeatureFEATURE_CONCURRENT] || flags&uint32(limiterServiceFlagSERVICE_CONCURRENT) != 0
 		need[limiterFeatureFEATURE_MANY] = need[limiterFeatureFEATURE_MANY] || flags&uint32(limiterServiceFlagSERVICE_PLAIN) == 0
 		need[limiterFeatureFEATURE_SETS] = need[limiterFeatureFEATURE_SETS] || flags&uint32(limiterServiceFlagSERVICE_SETS) != 0
 		need[limiterFeatureFEATURE_VOLUME] = need[limiterFeatureFEATURE_VOLUME] || flags&uint32(limiterServiceFlagSERVICE_VOLUME) != 0

@@ -69,6 +69,10 @@ func compileLimit(l policy.Limit) (compiledLimit, error) {
 		out.Flags |= uint32(limiterLimitFlagLIMIT_COUNT_REJECTED)
 	}
 	out.setMasks(l.Prefix)
+	if l.Kind == policy.KindConcurrent {
+		out.Capacity = l.Concurrent
+		return out, nil
+	}
 	var err error
 	if l.Per == policy.PerService {
 		err = out.inNanoseconds(l)

@@ -7,10 +7,11 @@ import "github.com/synward/synward/pkg/policy"
 // The words of a policy file as the data path knows them.
 var (
 	kinds = map[policy.Kind]limiterLimitKind{
-		policy.KindNew:      limiterLimitKindLIMIT_NEW,
-		policy.KindPackets:  limiterLimitKindLIMIT_PACKETS,
-		policy.KindBytesIn:  limiterLimitKindLIMIT_BYTES_IN,
-		policy.KindBytesOut: limiterLimitKindLIMIT_BYTES_OUT,
+		policy.KindNew:        limiterLimitKindLIMIT_NEW,
+		policy.KindPackets:    limiterLimitKindLIMIT_PACKETS,
+		policy.KindBytesIn:    limiterLimitKindLIMIT_BYTES_IN,
+		policy.KindBytesOut:   limiterLimitKindLIMIT_BYTES_OUT,
+		policy.KindConcurrent: limiterLimitKindLIMIT_CONCURRENT,
 	}
 	pers = map[policy.Per]limiterLimitPer{
 		policy.PerSource:            limiterLimitPerPER_SOURCE,
@@ -24,9 +25,10 @@ var (
 		policy.OverObserve: limiterActionACTION_OBSERVE,
 	}
 	overReasons = map[policy.Kind]limiterReason{
-		policy.KindNew:      limiterReasonREASON_OVER_NEW,
-		policy.KindPackets:  limiterReasonREASON_OVER_PACKETS,
-		policy.KindBytesIn:  limiterReasonREASON_OVER_BYTES_IN,
-		policy.KindBytesOut: limiterReasonREASON_OVER_BYTES_OUT,
+		policy.KindNew:        limiterReasonREASON_OVER_NEW,
+		policy.KindPackets:    limiterReasonREASON_OVER_PACKETS,
+		policy.KindBytesIn:    limiterReasonREASON_OVER_BYTES_IN,
+		policy.KindBytesOut:   limiterReasonREASON_OVER_BYTES_OUT,
+		policy.KindConcurrent: limiterReasonREASON_OVER_CONCURRENT,
 	}
 )

@@ -149,6 +149,9 @@ func (i *Instance) detach(o DetachOptions, own uint64) (done Detached, err error
 	}
 	done.Dismissed = dismissed
 	if last {
+		if err := i.detachConns(); err != nil {
+			return done, errors.Join(err, unkept)
+		}
 		return done, errors.Join(unkept, i.dir.removeLeftovers())
 	}
 	i.KeepWith(o.Keeper)

@@ -102,5 +102,6 @@ func optionalFindings() []Finding {
 		{Name: "membarrier", OK: true, Detail: barrier},
 		{Name: "kernel btf", OK: true, Detail: vmlinux},
 		{Name: "clock tick", OK: true, Detail: tick},
+		{Name: "root cgroup v2", OK: true, Detail: cgroupDetail()},
 	}
 }

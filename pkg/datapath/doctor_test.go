@@ -28,7 +28,7 @@ var findingNames = []string{
 	"map array", "map percpu_array", "map hash", "map lru_hash", "map lpm_trie",
 	"map flag mmapable", "map flag no_prealloc",
 	"xdp link", "netns cookie", "bpf file system",
-	"tcx", "membarrier", "kernel btf", "clock tick",
+	"tcx", "membarrier", "kernel btf", "clock tick", "root cgroup v2",
 }
 
 func TestDoctorOfAKernelThatCan(t *testing.T) {

@@ -25,6 +25,58 @@ type hashTestChangeMark struct {
 	Begun    uint64
 }
 
+type hashTestConnControl struct {
+	_      structs.HostLayout
+	Epoch  uint64
+	Seeded uint64
+}
+
+type hashTestConnHeld struct {
+	_     structs.HostLayout
+	Epoch uint64
+	Count uint32
+	Pad   uint32
+	Key   [8]hashTestConnKey
+}
+
+type hashTestConnKey struct {
+	_     structs.HostLayout
+	Limit uint64
+	Addr  hashTestAddr
+	Pad   uint32
+}
+
+type hashTestConnNote struct {
+	_          structs.HostLayout
+	Token      uint64
+	Last       uint64
+	Consumed   uint64
+	Remote     hashTestAddr
+	RemotePort uint16
+	LocalPort  uint16
+	Count      uint32
+	Pad        uint32
+	Claim      [8]struct {
+		_       structs.HostLayout
+		Key     hashTestConnKey
+		Most    uint64
+		LimitId uint32
+		Pad     uint32
+	}
+}
+
+type hashTestConnTally struct {
+	_         structs.HostLayout
+	Refused   uint64
+	Opened    uint64
+	Returned  uint64
+	Late      uint64
+	Full      uint64
+	Unheld    uint64
+	Contended uint64
+	Lost      uint64
+}
+
 type hashTestControlWords struct {
 	_         structs.HostLayout
 	Word      uint64
@@ -75,7 +127,7 @@ type hashTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [68]hashTestCounter
+	ByEnd        [72]hashTestCounter
 	NearLimits   [64]hashTestCounter
 	NearServices [64]hashTestCounter
 }
@@ -156,6 +208,11 @@ type hashTestMeta struct {
 	_   structs.HostLayout
 	Abi uint32
 	Pad uint32
+}
+
+type hashTestPendingBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
 }
 
 type hashTestPolicyPiece struct {
@@ -275,36 +332,47 @@ type hashTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	hashTestMapAllowHosts      = "allow_hosts"
-	hashTestMapAllowPrefixes   = "allow_prefixes"
-	hashTestMapBlockHosts      = "block_hosts"
-	hashTestMapBlockPrefixes   = "block_prefixes"
-	hashTestMapChanges         = "changes"
-	hashTestMapCounters        = "counters"
-	hashTestMapHashLimit       = "hash_limit"
-	hashTestMapInterfaces      = "interfaces"
-	hashTestMapLimitBases      = "limit_bases"
-	hashTestMapLimitCounters   = "limit_counters"
-	hashTestMapListNotes       = "list_notes"
-	hashTestMapLocals          = "locals"
-	hashTestMapMeta            = "meta"
-	hashTestMapPackets         = "packets"
-	hashTestMapPolicyTexts     = "policy_texts"
-	hashTestMapQuicRecent      = "quic_recent"
-	hashTestMapQuicSecrets     = "quic_secrets"
-	hashTestMapServiceBases    = "service_bases"
-	hashTestMapServiceCounters = "service_counters"
-	hashTestMapServiceNames    = "service_names"
-	hashTestMapSets            = "sets"
-	hashTestMapSources         = "sources"
-	hashTestProgHashPackets    = "hash_packets"
-	hashTestVarControl         = "control"
-	hashTestVarFeatures        = "features"
-	hashTestVarHasLinkHeader   = "has_link_header"
-	hashTestVarInterfaceSlot   = "interface_slot"
-	hashTestVarMaySend         = "may_send"
-	hashTestVarObserveAfter    = "observe_after"
-	hashTestVarTables          = "tables"
+	hashTestMapAllowHosts        = "allow_hosts"
+	hashTestMapAllowPrefixes     = "allow_prefixes"
+	hashTestMapBlockHosts        = "block_hosts"
+	hashTestMapBlockPrefixes     = "block_prefixes"
+	hashTestMapChanges           = "changes"
+	hashTestMapConnControls      = "conn_controls"
+	hashTestMapConnListening     = "conn_listening"
+	hashTestMapConnNotes         = "conn_notes"
+	hashTestMapConnSockets       = "conn_sockets"
+	hashTestMapConnTallies       = "conn_tallies"
+	hashTestMapConns             = "conns"
+	hashTestMapCounters          = "counters"
+	hashTestMapHashLimit         = "hash_limit"
+	hashTestMapInterfaces        = "interfaces"
+	hashTestMapLimitBases        = "limit_bases"
+	hashTestMapLimitCounters     = "limit_counters"
+	hashTestMapListNotes         = "list_notes"
+	hashTestMapLocals            = "locals"
+	hashTestMapMeta              = "meta"
+	hashTestMapPackets           = "packets"
+	hashTestMapPending           = "pending"
+	hashTestMapPolicyTexts       = "policy_texts"
+	hashTestMapQuicRecent        = "quic_recent"
+	hashTestMapQuicSecrets       = "quic_secrets"
+	hashTestMapServiceBases      = "service_bases"
+	hashTestMapServiceCounters   = "service_counters"
+	hashTestMapServiceNames      = "service_names"
+	hashTestMapServicePlaces     = "service_places"
+	hashTestMapSets              = "sets"
+	hashTestMapSources           = "sources"
+	hashTestMapVerified          = "verified"
+	hashTestMapWaiting           = "waiting"
+	hashTestProgHashPackets      = "hash_packets"
+	hashTestVarControl           = "control"
+	hashTestVarFeatures          = "features"
+	hashTestVarHasLinkHeader     = "has_link_header"
+	hashTestVarInterfaceSlot     = "interface_slot"
+	hashTestVarMayAskCoarseClock = "may_ask_coarse_clock"
+	hashTestVarMaySend           = "may_send"
+	hashTestVarObserveAfter      = "observe_after"
+	hashTestVarTables            = "tables"
 )
 
 // loadHashTest returns the embedded CollectionSpec for hashTest.
@@ -361,6 +429,12 @@ type hashTestMapSpecs struct {
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
+	ConnControls    *ebpf.MapSpec `ebpf:"conn_controls"`
+	ConnListening   *ebpf.MapSpec `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.MapSpec `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.MapSpec `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
+	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	HashLimit       *ebpf.MapSpec `ebpf:"hash_limit"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
@@ -370,27 +444,32 @@ type hashTestMapSpecs struct {
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
+	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Verified        *ebpf.MapSpec `ebpf:"verified"`
+	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
 
 // hashTestVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type hashTestVariableSpecs struct {
-	Control       *ebpf.VariableSpec `ebpf:"control"`
-	Features      *ebpf.VariableSpec `ebpf:"features"`
-	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
-	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
-	Tables        *ebpf.VariableSpec `ebpf:"tables"`
+	Control           *ebpf.VariableSpec `ebpf:"control"`
+	Features          *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader     *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
+	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // hashTestObjects contains all objects after they have been loaded into the kernel.
@@ -418,6 +497,12 @@ type hashTestMaps struct {
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
+	ConnControls    *ebpf.Map `ebpf:"conn_controls"`
+	ConnListening   *ebpf.Map `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.Map `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.Map `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
+	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	HashLimit       *ebpf.Map `ebpf:"hash_limit"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
@@ -427,14 +512,18 @@ type hashTestMaps struct {
 	Locals          *ebpf.Map `ebpf:"locals"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Packets         *ebpf.Map `ebpf:"packets"`
+	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Verified        *ebpf.Map `ebpf:"verified"`
+	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *hashTestMaps) Close() error {
@@ -444,6 +533,12 @@ func (m *hashTestMaps) Close() error {
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
+		m.ConnControls,
+		m.ConnListening,
+		m.ConnNotes,
+		m.ConnSockets,
+		m.ConnTallies,
+		m.Conns,
 		m.Counters,
 		m.HashLimit,
 		m.Interfaces,
@@ -453,14 +548,18 @@ func (m *hashTestMaps) Close() error {
 		m.Locals,
 		m.Meta,
 		m.Packets,
+		m.Pending,
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
+		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Verified,
+		m.Waiting,
 	)
 }
 
@@ -468,13 +567,14 @@ func (m *hashTestMaps) Close() error {
 //
 // It can be passed to loadHashTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hashTestVariables struct {
-	Control       *ebpf.Variable `ebpf:"control"`
-	Features      *ebpf.Variable `ebpf:"features"`
-	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MaySend       *ebpf.Variable `ebpf:"may_send"`
-	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
-	Tables        *ebpf.Variable `ebpf:"tables"`
+	Control           *ebpf.Variable `ebpf:"control"`
+	Features          *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader     *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.Variable `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.Variable `ebpf:"may_send"`
+	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
+	Tables            *ebpf.Variable `ebpf:"tables"`
 }
 
 // hashTestPrograms contains all programs after they have been loaded into the kernel.

@@ -80,6 +80,9 @@ func (i *Instance) tidy() error {
 	if err := i.leaveBehind(); err != nil {
 		return err
 	}
+	if err := i.settleConns(); err != nil {
+		return err
+	}
 	return i.sweepMeters()
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +41,12 @@ func loose() *policy.NewLimit { return rate(1000, time.Second, 3000) }
 
 // child is what the commands do, in the namespace that the parent started it in.
 func child(what, pinDir string) error {
+	if at, ok := strings.CutPrefix(what, "serve "); ok {
+		return serveForever(at)
+	}
+	if to, ok := strings.CutPrefix(what, "dial "); ok {
+		return dialForever(to)
+	}
 	if what == "attach" || what == "attach-tc" {
 		mode := datapath.ModeNative
 		if what == "attach-tc" {
@@ -72,6 +79,8 @@ func child(what, pinDir string) error {
 	switch what {
 	case "limit":
 		return i.SetLimit(loose())
+	case "concurrent":
+		return setConcurrent(i, 100)
 	case "block":
 		return i.Add(datapath.Block, []datapath.Entry{{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Reason: "kill", Created: time.Now()}})
 	default:

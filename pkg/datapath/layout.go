@@ -29,6 +29,9 @@ var layoutEnums = []string{
 var rebuiltMaps = []string{
 	limiterMapMeta, pinControl, pinTables, limiterMapLocals, limiterMapSets, limiterMapQuicSecrets, limiterMapQuicRecent,
 	limiterMapChanges,
+	// Sockets are counted anew.
+	limiterMapConns, limiterMapConnSockets, limiterMapConnNotes, limiterMapConnListening, limiterMapConnControls,
+	limiterMapPending, limiterMapWaiting, limiterMapServicePlaces,
 }
 
 // layout says where in the values of an instance's maps each field lies. It is read from pins: input.

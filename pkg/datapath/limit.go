@@ -47,6 +47,14 @@ func (i *Instance) Policy() (Policy, error) {
 	if l.pending(now) {
 		out.Pending = &Pending{By: kept.By, Left: l.left(now), Fallback: l.fallback}
 	}
+	tallies, err := i.ConnTallies()
+	if err != nil {
+		return Policy{}, err
+	}
+	out.Uncounted = tallies.Uncounted
+	if i.featuresNeeded()&concurrentFeature != 0 {
+		out.ConnTrouble = i.connTrouble()
+	}
 	out.Tables, err = i.tablesOf(kept)
 	return out, err
 }

@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 4
+	limiterAbiABI_VERSION       limiterAbi = 5
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -59,6 +59,80 @@ type limiterChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
 	Begun    uint64
+}
+
+type limiterConnControl struct {
+	_      structs.HostLayout
+	Epoch  uint64
+	Seeded uint64
+}
+
+type limiterConnHeld struct {
+	_     structs.HostLayout
+	Epoch uint64
+	Count uint32
+	Pad   uint32
+	Key   [8]limiterConnKey
+}
+
+type limiterConnKey struct {
+	_     structs.HostLayout
+	Limit uint64
+	Addr  limiterAddr
+	Pad   uint32
+}
+
+type limiterConnNote struct {
+	_          structs.HostLayout
+	Token      uint64
+	Last       uint64
+	Consumed   uint64
+	Remote     limiterAddr
+	RemotePort uint16
+	LocalPort  uint16
+	Count      uint32
+	Pad        uint32
+	Claim      [8]struct {
+		_       structs.HostLayout
+		Key     limiterConnKey
+		Most    uint64
+		LimitId uint32
+		Pad     uint32
+	}
+}
+
+type limiterConnRunner uint32
+
+const (
+	limiterConnRunnerCONN_GATE    limiterConnRunner = 0
+	limiterConnRunnerCONN_STATE1  limiterConnRunner = 1
+	limiterConnRunnerCONN_STATE2  limiterConnRunner = 2
+	limiterConnRunnerCONN_SEED    limiterConnRunner = 3
+	limiterConnRunnerCONN_RUNNERS limiterConnRunner = 4
+)
+
+type limiterConnSize uint32
+
+const (
+	limiterConnSizeCONN_CLAIMS      limiterConnSize = 8
+	limiterConnSizeCONN_KEYS        limiterConnSize = 262144
+	limiterConnSizePENDING_BUCKETS  limiterConnSize = 16384
+	limiterConnSizePENDING_WAYS     limiterConnSize = 8
+	limiterConnSizeWAITING_CELLS    limiterConnSize = 65536
+	limiterConnSizeLISTENING_WORDS  limiterConnSize = 1024
+	limiterConnSizeVERIFIED_SOURCES limiterConnSize = 65536
+)
+
+type limiterConnTally struct {
+	_         structs.HostLayout
+	Refused   uint64
+	Opened    uint64
+	Returned  uint64
+	Late      uint64
+	Full      uint64
+	Unheld    uint64
+	Contended uint64
+	Lost      uint64
 }
 
 type limiterControlWords struct {
@@ -111,7 +185,7 @@ type limiterCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [68]limiterCounter
+	ByEnd        [72]limiterCounter
 	NearLimits   [64]limiterCounter
 	NearServices [64]limiterCounter
 }
@@ -119,16 +193,17 @@ type limiterCounts struct {
 type limiterFeature uint32
 
 const (
-	limiterFeatureFEATURE_PORTS     limiterFeature = 1
-	limiterFeatureFEATURE_LOCAL     limiterFeature = 2
-	limiterFeatureFEATURE_UDP       limiterFeature = 4
-	limiterFeatureFEATURE_QUIC      limiterFeature = 8
-	limiterFeatureFEATURE_SETS      limiterFeature = 16
-	limiterFeatureFEATURE_VOLUME    limiterFeature = 32
-	limiterFeatureFEATURE_MANY      limiterFeature = 64
-	limiterFeatureFEATURE_RESET     limiterFeature = 128
-	limiterFeatureFEATURE_BYTES_OUT limiterFeature = 512
-	limiterFeatureFEATURE_ALL       limiterFeature = 1023
+	limiterFeatureFEATURE_PORTS      limiterFeature = 1
+	limiterFeatureFEATURE_LOCAL      limiterFeature = 2
+	limiterFeatureFEATURE_UDP        limiterFeature = 4
+	limiterFeatureFEATURE_QUIC       limiterFeature = 8
+	limiterFeatureFEATURE_SETS       limiterFeature = 16
+	limiterFeatureFEATURE_VOLUME     limiterFeature = 32
+	limiterFeatureFEATURE_MANY       limiterFeature = 64
+	limiterFeatureFEATURE_RESET      limiterFeature = 128
+	limiterFeatureFEATURE_CONCURRENT limiterFeature = 256
+	limiterFeatureFEATURE_BYTES_OUT  limiterFeature = 512
+	limiterFeatureFEATURE_ALL        limiterFeature = 1023
 )
 
 type limiterHashKey uint32
@@ -198,11 +273,12 @@ const (
 type limiterLimitKind uint32
 
 const (
-	limiterLimitKindLIMIT_NONE      limiterLimitKind = 0
-	limiterLimitKindLIMIT_NEW       limiterLimitKind = 1
-	limiterLimitKindLIMIT_PACKETS   limiterLimitKind = 2
-	limiterLimitKindLIMIT_BYTES_IN  limiterLimitKind = 3
-	limiterLimitKindLIMIT_BYTES_OUT limiterLimitKind = 5
+	limiterLimitKindLIMIT_NONE       limiterLimitKind = 0
+	limiterLimitKindLIMIT_NEW        limiterLimitKind = 1
+	limiterLimitKindLIMIT_PACKETS    limiterLimitKind = 2
+	limiterLimitKindLIMIT_BYTES_IN   limiterLimitKind = 3
+	limiterLimitKindLIMIT_CONCURRENT limiterLimitKind = 4
+	limiterLimitKindLIMIT_BYTES_OUT  limiterLimitKind = 5
 )
 
 type limiterLimitPer uint32
@@ -282,6 +358,11 @@ const (
 	limiterOnTableFullTABLE_FULL_DROP limiterOnTableFull = 1
 )
 
+type limiterPendingBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
 type limiterPolicy struct {
 	_             structs.HostLayout
 	Mode          uint32
@@ -356,24 +437,25 @@ type limiterQuicSecret struct {
 type limiterReason uint32
 
 const (
-	limiterReasonREASON_NONE           limiterReason = 0
-	limiterReasonREASON_NOT_IP         limiterReason = 1
-	limiterReasonREASON_UNPARSED       limiterReason = 2
-	limiterReasonREASON_NO_SERVICE     limiterReason = 3
-	limiterReasonREASON_ESTABLISHED    limiterReason = 4
-	limiterReasonREASON_ALLOWED        limiterReason = 5
-	limiterReasonREASON_UNDER_LIMIT    limiterReason = 6
-	limiterReasonREASON_BLOCKED        limiterReason = 7
-	limiterReasonREASON_OVER_NEW       limiterReason = 8
-	limiterReasonREASON_OVER_PACKETS   limiterReason = 9
-	limiterReasonREASON_OVER_BYTES_IN  limiterReason = 10
-	limiterReasonREASON_TABLE_FULL     limiterReason = 11
-	limiterReasonREASON_MALFORMED      limiterReason = 12
-	limiterReasonREASON_FRAGMENT       limiterReason = 13
-	limiterReasonREASON_CONTENDED      limiterReason = 14
-	limiterReasonREASON_SELF_TEST      limiterReason = 15
-	limiterReasonREASON_OVER_BYTES_OUT limiterReason = 16
-	limiterReasonREASON_COUNT          limiterReason = 17
+	limiterReasonREASON_NONE            limiterReason = 0
+	limiterReasonREASON_NOT_IP          limiterReason = 1
+	limiterReasonREASON_UNPARSED        limiterReason = 2
+	limiterReasonREASON_NO_SERVICE      limiterReason = 3
+	limiterReasonREASON_ESTABLISHED     limiterReason = 4
+	limiterReasonREASON_ALLOWED         limiterReason = 5
+	limiterReasonREASON_UNDER_LIMIT     limiterReason = 6
+	limiterReasonREASON_BLOCKED         limiterReason = 7
+	limiterReasonREASON_OVER_NEW        limiterReason = 8
+	limiterReasonREASON_OVER_PACKETS    limiterReason = 9
+	limiterReasonREASON_OVER_BYTES_IN   limiterReason = 10
+	limiterReasonREASON_TABLE_FULL      limiterReason = 11
+	limiterReasonREASON_MALFORMED       limiterReason = 12
+	limiterReasonREASON_FRAGMENT        limiterReason = 13
+	limiterReasonREASON_CONTENDED       limiterReason = 14
+	limiterReasonREASON_SELF_TEST       limiterReason = 15
+	limiterReasonREASON_OVER_BYTES_OUT  limiterReason = 16
+	limiterReasonREASON_OVER_CONCURRENT limiterReason = 17
+	limiterReasonREASON_COUNT           limiterReason = 18
 )
 
 type limiterScope uint32
@@ -406,6 +488,7 @@ const (
 	limiterServiceFlagSERVICE_VOLUME         limiterServiceFlag = 1
 	limiterServiceFlagSERVICE_SETS           limiterServiceFlag = 2
 	limiterServiceFlagSERVICE_COUNT_REJECTED limiterServiceFlag = 4
+	limiterServiceFlagSERVICE_CONCURRENT     limiterServiceFlag = 32
 	limiterServiceFlagSERVICE_DROPS          limiterServiceFlag = 16
 	limiterServiceFlagSERVICE_BYTES_OUT      limiterServiceFlag = 64
 	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
@@ -504,37 +587,48 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	limiterMapAllowHosts      = "allow_hosts"
-	limiterMapAllowPrefixes   = "allow_prefixes"
-	limiterMapBlockHosts      = "block_hosts"
-	limiterMapBlockPrefixes   = "block_prefixes"
-	limiterMapChanges         = "changes"
-	limiterMapCounters        = "counters"
-	limiterMapInterfaces      = "interfaces"
-	limiterMapLimitBases      = "limit_bases"
-	limiterMapLimitCounters   = "limit_counters"
-	limiterMapListNotes       = "list_notes"
-	limiterMapLocals          = "locals"
-	limiterMapMeta            = "meta"
-	limiterMapPolicyTexts     = "policy_texts"
-	limiterMapQuicRecent      = "quic_recent"
-	limiterMapQuicSecrets     = "quic_secrets"
-	limiterMapServiceBases    = "service_bases"
-	limiterMapServiceCounters = "service_counters"
-	limiterMapServiceNames    = "service_names"
-	limiterMapSets            = "sets"
-	limiterMapSources         = "sources"
-	limiterProgSynwardOut     = "synward_out"
-	limiterProgSynwardTc      = "synward_tc"
-	limiterProgSynwardXdp     = "synward_xdp"
-	limiterVarControl         = "control"
-	limiterVarFeatures        = "features"
-	limiterVarHasLinkHeader   = "has_link_header"
-	limiterVarInterfaceSlot   = "interface_slot"
-	limiterVarMaySend         = "may_send"
-	limiterVarNamesForGo      = "names_for_go"
-	limiterVarObserveAfter    = "observe_after"
-	limiterVarTables          = "tables"
+	limiterMapAllowHosts        = "allow_hosts"
+	limiterMapAllowPrefixes     = "allow_prefixes"
+	limiterMapBlockHosts        = "block_hosts"
+	limiterMapBlockPrefixes     = "block_prefixes"
+	limiterMapChanges           = "changes"
+	limiterMapConnControls      = "conn_controls"
+	limiterMapConnListening     = "conn_listening"
+	limiterMapConnNotes         = "conn_notes"
+	limiterMapConnSockets       = "conn_sockets"
+	limiterMapConnTallies       = "conn_tallies"
+	limiterMapConns             = "conns"
+	limiterMapCounters          = "counters"
+	limiterMapInterfaces        = "interfaces"
+	limiterMapLimitBases        = "limit_bases"
+	limiterMapLimitCounters     = "limit_counters"
+	limiterMapListNotes         = "list_notes"
+	limiterMapLocals            = "locals"
+	limiterMapMeta              = "meta"
+	limiterMapPending           = "pending"
+	limiterMapPolicyTexts       = "policy_texts"
+	limiterMapQuicRecent        = "quic_recent"
+	limiterMapQuicSecrets       = "quic_secrets"
+	limiterMapServiceBases      = "service_bases"
+	limiterMapServiceCounters   = "service_counters"
+	limiterMapServiceNames      = "service_names"
+	limiterMapServicePlaces     = "service_places"
+	limiterMapSets              = "sets"
+	limiterMapSources           = "sources"
+	limiterMapVerified          = "verified"
+	limiterMapWaiting           = "waiting"
+	limiterProgSynwardOut       = "synward_out"
+	limiterProgSynwardTc        = "synward_tc"
+	limiterProgSynwardXdp       = "synward_xdp"
+	limiterVarControl           = "control"
+	limiterVarFeatures          = "features"
+	limiterVarHasLinkHeader     = "has_link_header"
+	limiterVarInterfaceSlot     = "interface_slot"
+	limiterVarMayAskCoarseClock = "may_ask_coarse_clock"
+	limiterVarMaySend           = "may_send"
+	limiterVarNamesForGo        = "names_for_go"
+	limiterVarObserveAfter      = "observe_after"
+	limiterVarTables            = "tables"
 )
 
 // loadLimiter returns the embedded CollectionSpec for limiter.
@@ -593,6 +687,12 @@ type limiterMapSpecs struct {
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
+	ConnControls    *ebpf.MapSpec `ebpf:"conn_controls"`
+	ConnListening   *ebpf.MapSpec `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.MapSpec `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.MapSpec `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
+	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -600,28 +700,33 @@ type limiterMapSpecs struct {
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Verified        *ebpf.MapSpec `ebpf:"verified"`
+	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
 
 // limiterVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterVariableSpecs struct {
-	Control       *ebpf.VariableSpec `ebpf:"control"`
-	Features      *ebpf.VariableSpec `ebpf:"features"`
-	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
-	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
-	Tables        *ebpf.VariableSpec `ebpf:"tables"`
+	Control           *ebpf.VariableSpec `ebpf:"control"`
+	Features          *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader     *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
+	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // limiterObjects contains all objects after they have been loaded into the kernel.
@@ -649,6 +754,12 @@ type limiterMaps struct {
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
+	ConnControls    *ebpf.Map `ebpf:"conn_controls"`
+	ConnListening   *ebpf.Map `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.Map `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.Map `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
+	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -656,14 +767,18 @@ type limiterMaps struct {
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Verified        *ebpf.Map `ebpf:"verified"`
+	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *limiterMaps) Close() error {
@@ -673,6 +788,12 @@ func (m *limiterMaps) Close() error {
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
+		m.ConnControls,
+		m.ConnListening,
+		m.ConnNotes,
+		m.ConnSockets,
+		m.ConnTallies,
+		m.Conns,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,
@@ -680,14 +801,18 @@ func (m *limiterMaps) Close() error {
 		m.ListNotes,
 		m.Locals,
 		m.Meta,
+		m.Pending,
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
+		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Verified,
+		m.Waiting,
 	)
 }
 
@@ -695,14 +820,15 @@ func (m *limiterMaps) Close() error {
 //
 // It can be passed to loadLimiterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterVariables struct {
-	Control       *ebpf.Variable `ebpf:"control"`
-	Features      *ebpf.Variable `ebpf:"features"`
-	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MaySend       *ebpf.Variable `ebpf:"may_send"`
-	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
-	Tables        *ebpf.Variable `ebpf:"tables"`
+	Control           *ebpf.Variable `ebpf:"control"`
+	Features          *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader     *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.Variable `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.Variable `ebpf:"may_send"`
+	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
+	Tables            *ebpf.Variable `ebpf:"tables"`
 }
 
 // limiterPrograms contains all programs after they have been loaded into the kernel.

@@ -13,10 +13,68 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type limiterBenchAddr struct {
+	_      structs.HostLayout
+	Family uint32
+	Word   [4]uint32
+}
+
 type limiterBenchChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
 	Begun    uint64
+}
+
+type limiterBenchConnControl struct {
+	_      structs.HostLayout
+	Epoch  uint64
+	Seeded uint64
+}
+
+type limiterBenchConnHeld struct {
+	_     structs.HostLayout
+	Epoch uint64
+	Count uint32
+	Pad   uint32
+	Key   [8]limiterBenchConnKey
+}
+
+type limiterBenchConnKey struct {
+	_     structs.HostLayout
+	Limit uint64
+	Addr  limiterBenchAddr
+	Pad   uint32
+}
+
+type limiterBenchConnNote struct {
+	_          structs.HostLayout
+	Token      uint64
+	Last       uint64
+	Consumed   uint64
+	Remote     limiterBenchAddr
+	RemotePort uint16
+	LocalPort  uint16
+	Count      uint32
+	Pad        uint32
+	Claim      [8]struct {
+		_       structs.HostLayout
+		Key     limiterBenchConnKey
+		Most    uint64
+		LimitId uint32
+		Pad     uint32
+	}
+}
+
+type limiterBenchConnTally struct {
+	_         structs.HostLayout
+	Refused   uint64
+	Opened    uint64
+	Returned  uint64
+	Late      uint64
+	Full      uint64
+	Unheld    uint64
+	Contended uint64
+	Lost      uint64
 }
 
 type limiterBenchControlWords struct {
@@ -69,7 +127,7 @@ type limiterBenchCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [68]limiterBenchCounter
+	ByEnd        [72]limiterBenchCounter
 	NearLimits   [64]limiterBenchCounter
 	NearServices [64]limiterBenchCounter
 }
@@ -119,6 +177,11 @@ type limiterBenchMeta struct {
 	Pad uint32
 }
 
+type limiterBenchPendingBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
 type limiterBenchPolicyPiece struct {
 	_       structs.HostLayout
 	Bytes   uint32
@@ -137,12 +200,8 @@ type limiterBenchPolicyTextKey struct {
 type limiterBenchPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
-	Pad uint32
+	Addr      limiterBenchAddr
+	Pad       uint32
 }
 
 type limiterBenchQuicBucket struct {
@@ -159,11 +218,7 @@ type limiterBenchScopedKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Scope     uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	Addr      limiterBenchAddr
 }
 
 type limiterBenchServiceName struct {
@@ -182,12 +237,8 @@ type limiterBenchSource struct {
 }
 
 type limiterBenchSourceKey struct {
-	_    structs.HostLayout
-	Addr struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	_       structs.HostLayout
+	Addr    limiterBenchAddr
 	Service uint32
 }
 
@@ -248,40 +299,51 @@ type limiterBenchTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	limiterBenchMapAllowHosts      = "allow_hosts"
-	limiterBenchMapAllowPrefixes   = "allow_prefixes"
-	limiterBenchMapBlockHosts      = "block_hosts"
-	limiterBenchMapBlockPrefixes   = "block_prefixes"
-	limiterBenchMapChanges         = "changes"
-	limiterBenchMapCounters        = "counters"
-	limiterBenchMapInterfaces      = "interfaces"
-	limiterBenchMapLimitBases      = "limit_bases"
-	limiterBenchMapLimitCounters   = "limit_counters"
-	limiterBenchMapListNotes       = "list_notes"
-	limiterBenchMapLocals          = "locals"
-	limiterBenchMapMeta            = "meta"
-	limiterBenchMapPolicyTexts     = "policy_texts"
-	limiterBenchMapQuicRecent      = "quic_recent"
-	limiterBenchMapQuicSecrets     = "quic_secrets"
-	limiterBenchMapServiceBases    = "service_bases"
-	limiterBenchMapServiceCounters = "service_counters"
-	limiterBenchMapServiceNames    = "service_names"
-	limiterBenchMapSets            = "sets"
-	limiterBenchMapSources         = "sources"
-	limiterBenchProgFloorParse     = "floor_parse"
-	limiterBenchProgFloorRandom    = "floor_random"
-	limiterBenchProgJourneyRandom  = "journey_random"
-	limiterBenchProgSynwardOut     = "synward_out"
-	limiterBenchProgSynwardTc      = "synward_tc"
-	limiterBenchProgSynwardXdp     = "synward_xdp"
-	limiterBenchVarControl         = "control"
-	limiterBenchVarFeatures        = "features"
-	limiterBenchVarHasLinkHeader   = "has_link_header"
-	limiterBenchVarInterfaceSlot   = "interface_slot"
-	limiterBenchVarMaySend         = "may_send"
-	limiterBenchVarNamesForGo      = "names_for_go"
-	limiterBenchVarObserveAfter    = "observe_after"
-	limiterBenchVarTables          = "tables"
+	limiterBenchMapAllowHosts        = "allow_hosts"
+	limiterBenchMapAllowPrefixes     = "allow_prefixes"
+	limiterBenchMapBlockHosts        = "block_hosts"
+	limiterBenchMapBlockPrefixes     = "block_prefixes"
+	limiterBenchMapChanges           = "changes"
+	limiterBenchMapConnControls      = "conn_controls"
+	limiterBenchMapConnListening     = "conn_listening"
+	limiterBenchMapConnNotes         = "conn_notes"
+	limiterBenchMapConnSockets       = "conn_sockets"
+	limiterBenchMapConnTallies       = "conn_tallies"
+	limiterBenchMapConns             = "conns"
+	limiterBenchMapCounters          = "counters"
+	limiterBenchMapInterfaces        = "interfaces"
+	limiterBenchMapLimitBases        = "limit_bases"
+	limiterBenchMapLimitCounters     = "limit_counters"
+	limiterBenchMapListNotes         = "list_notes"
+	limiterBenchMapLocals            = "locals"
+	limiterBenchMapMeta              = "meta"
+	limiterBenchMapPending           = "pending"
+	limiterBenchMapPolicyTexts       = "policy_texts"
+	limiterBenchMapQuicRecent        = "quic_recent"
+	limiterBenchMapQuicSecrets       = "quic_secrets"
+	limiterBenchMapServiceBases      = "service_bases"
+	limiterBenchMapServiceCounters   = "service_counters"
+	limiterBenchMapServiceNames      = "service_names"
+	limiterBenchMapServicePlaces     = "service_places"
+	limiterBenchMapSets              = "sets"
+	limiterBenchMapSources           = "sources"
+	limiterBenchMapVerified          = "verified"
+	limiterBenchMapWaiting           = "waiting"
+	limiterBenchProgFloorParse       = "floor_parse"
+	limiterBenchProgFloorRandom      = "floor_random"
+	limiterBenchProgJourneyRandom    = "journey_random"
+	limiterBenchProgSynwardOut       = "synward_out"
+	limiterBenchProgSynwardTc        = "synward_tc"
+	limiterBenchProgSynwardXdp       = "synward_xdp"
+	limiterBenchVarControl           = "control"
+	limiterBenchVarFeatures          = "features"
+	limiterBenchVarHasLinkHeader     = "has_link_header"
+	limiterBenchVarInterfaceSlot     = "interface_slot"
+	limiterBenchVarMayAskCoarseClock = "may_ask_coarse_clock"
+	limiterBenchVarMaySend           = "may_send"
+	limiterBenchVarNamesForGo        = "names_for_go"
+	limiterBenchVarObserveAfter      = "observe_after"
+	limiterBenchVarTables            = "tables"
 )
 
 // loadLimiterBench returns the embedded CollectionSpec for limiterBench.
@@ -343,6 +405,12 @@ type limiterBenchMapSpecs struct {
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
+	ConnControls    *ebpf.MapSpec `ebpf:"conn_controls"`
+	ConnListening   *ebpf.MapSpec `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.MapSpec `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.MapSpec `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
+	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -350,28 +418,33 @@ type limiterBenchMapSpecs struct {
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Verified        *ebpf.MapSpec `ebpf:"verified"`
+	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
 
 // limiterBenchVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterBenchVariableSpecs struct {
-	Control       *ebpf.VariableSpec `ebpf:"control"`
-	Features      *ebpf.VariableSpec `ebpf:"features"`
-	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
-	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
-	Tables        *ebpf.VariableSpec `ebpf:"tables"`
+	Control           *ebpf.VariableSpec `ebpf:"control"`
+	Features          *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader     *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
+	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // limiterBenchObjects contains all objects after they have been loaded into the kernel.
@@ -399,6 +472,12 @@ type limiterBenchMaps struct {
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
+	ConnControls    *ebpf.Map `ebpf:"conn_controls"`
+	ConnListening   *ebpf.Map `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.Map `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.Map `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
+	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -406,14 +485,18 @@ type limiterBenchMaps struct {
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Verified        *ebpf.Map `ebpf:"verified"`
+	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *limiterBenchMaps) Close() error {
@@ -423,6 +506,12 @@ func (m *limiterBenchMaps) Close() error {
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
+		m.ConnControls,
+		m.ConnListening,
+		m.ConnNotes,
+		m.ConnSockets,
+		m.ConnTallies,
+		m.Conns,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,
@@ -430,14 +519,18 @@ func (m *limiterBenchMaps) Close() error {
 		m.ListNotes,
 		m.Locals,
 		m.Meta,
+		m.Pending,
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
+		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Verified,
+		m.Waiting,
 	)
 }
 
@@ -445,14 +538,15 @@ func (m *limiterBenchMaps) Close() error {
 //
 // It can be passed to loadLimiterBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterBenchVariables struct {
-	Control       *ebpf.Variable `ebpf:"control"`
-	Features      *ebpf.Variable `ebpf:"features"`
-	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MaySend       *ebpf.Variable `ebpf:"may_send"`
-	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
-	Tables        *ebpf.Variable `ebpf:"tables"`
+	Control           *ebpf.Variable `ebpf:"control"`
+	Features          *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader     *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.Variable `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.Variable `ebpf:"may_send"`
+	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
+	Tables            *ebpf.Variable `ebpf:"tables"`
 }
 
 // limiterBenchPrograms contains all programs after they have been loaded into the kernel.

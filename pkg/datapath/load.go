@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
@@ -43,13 +44,14 @@ type mapSet struct {
 	ServiceNames    *ebpf.Map
 	PolicyTexts     *ebpf.Map
 	Changes         *ebpf.Map
+	connMaps
 	// Layout describes the others, see pinLayout. Nil where they were opened.
 	Layout *ebpf.Map
 }
 
 // byName walks the fields under the names that the pins and the commands share.
 func (m *mapSet) byName() map[string]**ebpf.Map {
-	return map[string]**ebpf.Map{
+	all := map[string]**ebpf.Map{
 		limiterMapMeta:            &m.Meta,
 		pinControl:                &m.Control,
 		limiterMapLocals:          &m.Locals,
@@ -73,6 +75,8 @@ func (m *mapSet) byName() map[string]**ebpf.Map {
 		limiterMapPolicyTexts:     &m.PolicyTexts,
 		limiterMapChanges:         &m.Changes,
 	}
+	maps.Copy(all, m.connMaps.byName())
+	return all
 }
 
 // specName is what the object calls a map.

@@ -13,10 +13,68 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type metersTestAddr struct {
+	_      structs.HostLayout
+	Family uint32
+	Word   [4]uint32
+}
+
 type metersTestChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
 	Begun    uint64
+}
+
+type metersTestConnControl struct {
+	_      structs.HostLayout
+	Epoch  uint64
+	Seeded uint64
+}
+
+type metersTestConnHeld struct {
+	_     structs.HostLayout
+	Epoch uint64
+	Count uint32
+	Pad   uint32
+	Key   [8]metersTestConnKey
+}
+
+type metersTestConnKey struct {
+	_     structs.HostLayout
+	Limit uint64
+	Addr  metersTestAddr
+	Pad   uint32
+}
+
+type metersTestConnNote struct {
+	_          structs.HostLayout
+	Token      uint64
+	Last       uint64
+	Consumed   uint64
+	Remote     metersTestAddr
+	RemotePort uint16
+	LocalPort  uint16
+	Count      uint32
+	Pad        uint32
+	Claim      [8]struct {
+		_       structs.HostLayout
+		Key     metersTestConnKey
+		Most    uint64
+		LimitId uint32
+		Pad     uint32
+	}
+}
+
+type metersTestConnTally struct {
+	_         structs.HostLayout
+	Refused   uint64
+	Opened    uint64
+	Returned  uint64
+	Late      uint64
+	Full      uint64
+	Unheld    uint64
+	Contended uint64
+	Lost      uint64
 }
 
 type metersTestControlWords struct {
@@ -69,7 +127,7 @@ type metersTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [68]metersTestCounter
+	ByEnd        [72]metersTestCounter
 	NearLimits   [64]metersTestCounter
 	NearServices [64]metersTestCounter
 }
@@ -154,6 +212,11 @@ const (
 	metersTestMeterVerdictMETER_CONTENDED metersTestMeterVerdict = 3
 )
 
+type metersTestPendingBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
 type metersTestPolicyPiece struct {
 	_       structs.HostLayout
 	Bytes   uint32
@@ -172,12 +235,8 @@ type metersTestPolicyTextKey struct {
 type metersTestPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
-	Pad uint32
+	Addr      metersTestAddr
+	Pad       uint32
 }
 
 type metersTestQuicBucket struct {
@@ -194,11 +253,7 @@ type metersTestScopedKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Scope     uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	Addr      metersTestAddr
 }
 
 type metersTestServiceName struct {
@@ -217,12 +272,8 @@ type metersTestSource struct {
 }
 
 type metersTestSourceKey struct {
-	_    structs.HostLayout
-	Addr struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	_       structs.HostLayout
+	Addr    metersTestAddr
 	Service uint32
 }
 
@@ -291,38 +342,49 @@ type metersTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	metersTestMapAllowHosts      = "allow_hosts"
-	metersTestMapAllowPrefixes   = "allow_prefixes"
-	metersTestMapBlockHosts      = "block_hosts"
-	metersTestMapBlockPrefixes   = "block_prefixes"
-	metersTestMapChanges         = "changes"
-	metersTestMapCounters        = "counters"
-	metersTestMapInterfaces      = "interfaces"
-	metersTestMapLimitBases      = "limit_bases"
-	metersTestMapLimitCounters   = "limit_counters"
-	metersTestMapListNotes       = "list_notes"
-	metersTestMapLocals          = "locals"
-	metersTestMapMeta            = "meta"
-	metersTestMapPolicyTexts     = "policy_texts"
-	metersTestMapQuicRecent      = "quic_recent"
-	metersTestMapQuicSecrets     = "quic_secrets"
-	metersTestMapServiceBases    = "service_bases"
-	metersTestMapServiceCounters = "service_counters"
-	metersTestMapServiceNames    = "service_names"
-	metersTestMapSets            = "sets"
-	metersTestMapSources         = "sources"
-	metersTestMapStepLimits      = "step_limits"
-	metersTestMapSteps           = "steps"
-	metersTestProgChargeSteps    = "charge_steps"
-	metersTestVarArrived         = "arrived"
-	metersTestVarControl         = "control"
-	metersTestVarFeatures        = "features"
-	metersTestVarHasLinkHeader   = "has_link_header"
-	metersTestVarInterfaceSlot   = "interface_slot"
-	metersTestVarMaySend         = "may_send"
-	metersTestVarNamesForGo      = "names_for_go"
-	metersTestVarObserveAfter    = "observe_after"
-	metersTestVarTables          = "tables"
+	metersTestMapAllowHosts        = "allow_hosts"
+	metersTestMapAllowPrefixes     = "allow_prefixes"
+	metersTestMapBlockHosts        = "block_hosts"
+	metersTestMapBlockPrefixes     = "block_prefixes"
+	metersTestMapChanges           = "changes"
+	metersTestMapConnControls      = "conn_controls"
+	metersTestMapConnListening     = "conn_listening"
+	metersTestMapConnNotes         = "conn_notes"
+	metersTestMapConnSockets       = "conn_sockets"
+	metersTestMapConnTallies       = "conn_tallies"
+	metersTestMapConns             = "conns"
+	metersTestMapCounters          = "counters"
+	metersTestMapInterfaces        = "interfaces"
+	metersTestMapLimitBases        = "limit_bases"
+	metersTestMapLimitCounters     = "limit_counters"
+	metersTestMapListNotes         = "list_notes"
+	metersTestMapLocals            = "locals"
+	metersTestMapMeta              = "meta"
+	metersTestMapPending           = "pending"
+	metersTestMapPolicyTexts       = "policy_texts"
+	metersTestMapQuicRecent        = "quic_recent"
+	metersTestMapQuicSecrets       = "quic_secrets"
+	metersTestMapServiceBases      = "service_bases"
+	metersTestMapServiceCounters   = "service_counters"
+	metersTestMapServiceNames      = "service_names"
+	metersTestMapServicePlaces     = "service_places"
+	metersTestMapSets              = "sets"
+	metersTestMapSources           = "sources"
+	metersTestMapStepLimits        = "step_limits"
+	metersTestMapSteps             = "steps"
+	metersTestMapVerified          = "verified"
+	metersTestMapWaiting           = "waiting"
+	metersTestProgChargeSteps      = "charge_steps"
+	metersTestVarArrived           = "arrived"
+	metersTestVarControl           = "control"
+	metersTestVarFeatures          = "features"
+	metersTestVarHasLinkHeader     = "has_link_header"
+	metersTestVarInterfaceSlot     = "interface_slot"
+	metersTestVarMayAskCoarseClock = "may_ask_coarse_clock"
+	metersTestVarMaySend           = "may_send"
+	metersTestVarNamesForGo        = "names_for_go"
+	metersTestVarObserveAfter      = "observe_after"
+	metersTestVarTables            = "tables"
 )
 
 // loadMetersTest returns the embedded CollectionSpec for metersTest.
@@ -379,6 +441,12 @@ type metersTestMapSpecs struct {
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
+	ConnControls    *ebpf.MapSpec `ebpf:"conn_controls"`
+	ConnListening   *ebpf.MapSpec `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.MapSpec `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.MapSpec `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
+	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -386,31 +454,36 @@ type metersTestMapSpecs struct {
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
 	StepLimits      *ebpf.MapSpec `ebpf:"step_limits"`
 	Steps           *ebpf.MapSpec `ebpf:"steps"`
+	Verified        *ebpf.MapSpec `ebpf:"verified"`
+	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
 
 // metersTestVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type metersTestVariableSpecs struct {
-	Arrived       *ebpf.VariableSpec `ebpf:"arrived"`
-	Control       *ebpf.VariableSpec `ebpf:"control"`
-	Features      *ebpf.VariableSpec `ebpf:"features"`
-	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
-	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
-	Tables        *ebpf.VariableSpec `ebpf:"tables"`
+	Arrived           *ebpf.VariableSpec `ebpf:"arrived"`
+	Control           *ebpf.VariableSpec `ebpf:"control"`
+	Features          *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader     *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
+	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
+	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // metersTestObjects contains all objects after they have been loaded into the kernel.
@@ -438,6 +511,12 @@ type metersTestMaps struct {
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
+	ConnControls    *ebpf.Map `ebpf:"conn_controls"`
+	ConnListening   *ebpf.Map `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.Map `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.Map `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
+	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -445,16 +524,20 @@ type metersTestMaps struct {
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
 	StepLimits      *ebpf.Map `ebpf:"step_limits"`
 	Steps           *ebpf.Map `ebpf:"steps"`
+	Verified        *ebpf.Map `ebpf:"verified"`
+	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *metersTestMaps) Close() error {
@@ -464,6 +547,12 @@ func (m *metersTestMaps) Close() error {
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
+		m.ConnControls,
+		m.ConnListening,
+		m.ConnNotes,
+		m.ConnSockets,
+		m.ConnTallies,
+		m.Conns,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,
@@ -471,16 +560,20 @@ func (m *metersTestMaps) Close() error {
 		m.ListNotes,
 		m.Locals,
 		m.Meta,
+		m.Pending,
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
+		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
 		m.StepLimits,
 		m.Steps,
+		m.Verified,
+		m.Waiting,
 	)
 }
 
@@ -488,15 +581,16 @@ func (m *metersTestMaps) Close() error {
 //
 // It can be passed to loadMetersTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type metersTestVariables struct {
-	Arrived       *ebpf.Variable `ebpf:"arrived"`
-	Control       *ebpf.Variable `ebpf:"control"`
-	Features      *ebpf.Variable `ebpf:"features"`
-	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MaySend       *ebpf.Variable `ebpf:"may_send"`
-	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
-	Tables        *ebpf.Variable `ebpf:"tables"`
+	Arrived           *ebpf.Variable `ebpf:"arrived"`
+	Control           *ebpf.Variable `ebpf:"control"`
+	Features          *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader     *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.Variable `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.Variable `ebpf:"may_send"`
+	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
+	Tables            *ebpf.Variable `ebpf:"tables"`
 }
 
 // metersTestPrograms contains all programs after they have been loaded into the kernel.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -175,7 +176,8 @@ func (d pinDir) unknownPins() ([]string, error) {
 			return nil, fmt.Errorf("list pins: %w", err)
 		}
 		for _, e := range entries {
-			if _, err := parsePinKey(strings.TrimSuffix(e.Name(), nextMark)); err != nil {
+			ofConns := slices.ContainsFunc(connHooks(), func(h connHook) bool { return h.pin == e.Name() })
+			if _, err := parsePinKey(strings.TrimSuffix(e.Name(), nextMark)); err != nil && !ofConns {
 				unknown = append(unknown, e.Name())
 			}
 		}

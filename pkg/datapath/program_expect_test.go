@@ -222,6 +222,7 @@ func (e end) ownLimit() bool {
 		limiterReasonREASON_OVER_NEW, limiterReasonREASON_OVER_PACKETS, limiterReasonREASON_OVER_BYTES_IN,
 		limiterReasonREASON_OVER_BYTES_OUT,
 		limiterReasonREASON_TABLE_FULL, limiterReasonREASON_CONTENDED,
+		limiterReasonREASON_OVER_CONCURRENT,
 	}, e.reason)
 }
 

@@ -153,7 +153,8 @@ func TestEveryReasonHasACase(t *testing.T) {
 			note(s.want)
 		}
 	}
-	note(isContended) // TestContended
+	note(isContended)      // TestContended
+	note(isOverConcurrent) // TestConcurrentSYNs
 	for reason := limiterReasonREASON_NONE + 1; reason < limiterReasonREASON_COUNT; reason++ {
 		if !reasons[reason] {
 			t.Errorf("reason %d (%s) has no case", reason, reasonNames[reason])

@@ -13,10 +13,68 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type quicTestAddr struct {
+	_      structs.HostLayout
+	Family uint32
+	Word   [4]uint32
+}
+
 type quicTestChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
 	Begun    uint64
+}
+
+type quicTestConnControl struct {
+	_      structs.HostLayout
+	Epoch  uint64
+	Seeded uint64
+}
+
+type quicTestConnHeld struct {
+	_     structs.HostLayout
+	Epoch uint64
+	Count uint32
+	Pad   uint32
+	Key   [8]quicTestConnKey
+}
+
+type quicTestConnKey struct {
+	_     structs.HostLayout
+	Limit uint64
+	Addr  quicTestAddr
+	Pad   uint32
+}
+
+type quicTestConnNote struct {
+	_          structs.HostLayout
+	Token      uint64
+	Last       uint64
+	Consumed   uint64
+	Remote     quicTestAddr
+	RemotePort uint16
+	LocalPort  uint16
+	Count      uint32
+	Pad        uint32
+	Claim      [8]struct {
+		_       structs.HostLayout
+		Key     quicTestConnKey
+		Most    uint64
+		LimitId uint32
+		Pad     uint32
+	}
+}
+
+type quicTestConnTally struct {
+	_         structs.HostLayout
+	Refused   uint64
+	Opened    uint64
+	Returned  uint64
+	Late      uint64
+	Full      uint64
+	Unheld    uint64
+	Contended uint64
+	Lost      uint64
 }
 
 type quicTestControlWords struct {
@@ -69,7 +127,7 @@ type quicTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [68]quicTestCounter
+	ByEnd        [72]quicTestCounter
 	NearLimits   [64]quicTestCounter
 	NearServices [64]quicTestCounter
 }
@@ -119,6 +177,11 @@ type quicTestMeta struct {
 	Pad uint32
 }
 
+type quicTestPendingBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
 type quicTestPolicyPiece struct {
 	_       structs.HostLayout
 	Bytes   uint32
@@ -137,12 +200,8 @@ type quicTestPolicyTextKey struct {
 type quicTestPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
-	Pad uint32
+	Addr      quicTestAddr
+	Pad       uint32
 }
 
 type quicTestQuicBucket struct {
@@ -222,11 +281,7 @@ type quicTestScopedKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Scope     uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	Addr      quicTestAddr
 }
 
 type quicTestServiceName struct {
@@ -245,12 +300,8 @@ type quicTestSource struct {
 }
 
 type quicTestSourceKey struct {
-	_    structs.HostLayout
-	Addr struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	_       structs.HostLayout
+	Addr    quicTestAddr
 	Service uint32
 }
 
@@ -311,51 +362,62 @@ type quicTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	quicTestMapAllowHosts      = "allow_hosts"
-	quicTestMapAllowPrefixes   = "allow_prefixes"
-	quicTestMapBlockHosts      = "block_hosts"
-	quicTestMapBlockPrefixes   = "block_prefixes"
-	quicTestMapChanges         = "changes"
-	quicTestMapCounters        = "counters"
-	quicTestMapInterfaces      = "interfaces"
-	quicTestMapLimitBases      = "limit_bases"
-	quicTestMapLimitCounters   = "limit_counters"
-	quicTestMapListNotes       = "list_notes"
-	quicTestMapLocals          = "locals"
-	quicTestMapMeta            = "meta"
-	quicTestMapPolicyTexts     = "policy_texts"
-	quicTestMapQuicRecent      = "quic_recent"
-	quicTestMapQuicSecrets     = "quic_secrets"
-	quicTestMapQuicSteps       = "quic_steps"
-	quicTestMapServiceBases    = "service_bases"
-	quicTestMapServiceCounters = "service_counters"
-	quicTestMapServiceNames    = "service_names"
-	quicTestMapSets            = "sets"
-	quicTestMapSources         = "sources"
-	quicTestProgQuicFlood      = "quic_flood"
-	quicTestProgQuicFrameSkb   = "quic_frame_skb"
-	quicTestProgQuicFrameXdp   = "quic_frame_xdp"
-	quicTestProgQuicLiveXdp    = "quic_live_xdp"
-	quicTestProgQuicTakeSteps  = "quic_take_steps"
-	quicTestVarArrived         = "arrived"
-	quicTestVarControl         = "control"
-	quicTestVarFeatures        = "features"
-	quicTestVarFloodNew        = "flood_new"
-	quicTestVarFloodNowNs      = "flood_now_ns"
-	quicTestVarFrameDatagram   = "frame_datagram"
-	quicTestVarFrameKey        = "frame_key"
-	quicTestVarFrameVerdict    = "frame_verdict"
-	quicTestVarHasLinkHeader   = "has_link_header"
-	quicTestVarInterfaceSlot   = "interface_slot"
-	quicTestVarLiveDrop        = "live_drop"
-	quicTestVarLiveKnown       = "live_known"
-	quicTestVarLiveNew         = "live_new"
-	quicTestVarLiveRefuse      = "live_refuse"
-	quicTestVarMaySend         = "may_send"
-	quicTestVarNamesForGo      = "names_for_go"
-	quicTestVarObserveAfter    = "observe_after"
-	quicTestVarOpsForGo        = "ops_for_go"
-	quicTestVarTables          = "tables"
+	quicTestMapAllowHosts        = "allow_hosts"
+	quicTestMapAllowPrefixes     = "allow_prefixes"
+	quicTestMapBlockHosts        = "block_hosts"
+	quicTestMapBlockPrefixes     = "block_prefixes"
+	quicTestMapChanges           = "changes"
+	quicTestMapConnControls      = "conn_controls"
+	quicTestMapConnListening     = "conn_listening"
+	quicTestMapConnNotes         = "conn_notes"
+	quicTestMapConnSockets       = "conn_sockets"
+	quicTestMapConnTallies       = "conn_tallies"
+	quicTestMapConns             = "conns"
+	quicTestMapCounters          = "counters"
+	quicTestMapInterfaces        = "interfaces"
+	quicTestMapLimitBases        = "limit_bases"
+	quicTestMapLimitCounters     = "limit_counters"
+	quicTestMapListNotes         = "list_notes"
+	quicTestMapLocals            = "locals"
+	quicTestMapMeta              = "meta"
+	quicTestMapPending           = "pending"
+	quicTestMapPolicyTexts       = "policy_texts"
+	quicTestMapQuicRecent        = "quic_recent"
+	quicTestMapQuicSecrets       = "quic_secrets"
+	quicTestMapQuicSteps         = "quic_steps"
+	quicTestMapServiceBases      = "service_bases"
+	quicTestMapServiceCounters   = "service_counters"
+	quicTestMapServiceNames      = "service_names"
+	quicTestMapServicePlaces     = "service_places"
+	quicTestMapSets              = "sets"
+	quicTestMapSources           = "sources"
+	quicTestMapVerified          = "verified"
+	quicTestMapWaiting           = "waiting"
+	quicTestProgQuicFlood        = "quic_flood"
+	quicTestProgQuicFrameSkb     = "quic_frame_skb"
+	quicTestProgQuicFrameXdp     = "quic_frame_xdp"
+	quicTestProgQuicLiveXdp      = "quic_live_xdp"
+	quicTestProgQuicTakeSteps    = "quic_take_steps"
+	quicTestVarArrived           = "arrived"
+	quicTestVarControl           = "control"
+	quicTestVarFeatures          = "features"
+	quicTestVarFloodNew          = "flood_new"
+	quicTestVarFloodNowNs        = "flood_now_ns"
+	quicTestVarFrameDatagram     = "frame_datagram"
+	quicTestVarFrameKey          = "frame_key"
+	quicTestVarFrameVerdict      = "frame_verdict"
+	quicTestVarHasLinkHeader     = "has_link_header"
+	quicTestVarInterfaceSlot     = "interface_slot"
+	quicTestVarLiveDrop          = "live_drop"
+	quicTestVarLiveKnown         = "live_known"
+	quicTestVarLiveNew           = "live_new"
+	quicTestVarLiveRefuse        = "live_refuse"
+	quicTestVarMayAskCoarseClock = "may_ask_coarse_clock"
+	quicTestVarMaySend           = "may_send"
+	quicTestVarNamesForGo        = "names_for_go"
+	quicTestVarObserveAfter      = "observe_after"
+	quicTestVarOpsForGo          = "ops_for_go"
+	quicTestVarTables            = "tables"
 )
 
 // loadQuicTest returns the embedded CollectionSpec for quicTest.
@@ -416,6 +478,12 @@ type quicTestMapSpecs struct {
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
+	ConnControls    *ebpf.MapSpec `ebpf:"conn_controls"`
+	ConnListening   *ebpf.MapSpec `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.MapSpec `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.MapSpec `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
+	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -423,6 +491,7 @@ type quicTestMapSpecs struct {
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
@@ -430,33 +499,37 @@ type quicTestMapSpecs struct {
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Verified        *ebpf.MapSpec `ebpf:"verified"`
+	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
 
 // quicTestVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type quicTestVariableSpecs struct {
-	Arrived       *ebpf.VariableSpec `ebpf:"arrived"`
-	Control       *ebpf.VariableSpec `ebpf:"control"`
-	Features      *ebpf.VariableSpec `ebpf:"features"`
-	FloodNew      *ebpf.VariableSpec `ebpf:"flood_new"`
-	FloodNowNs    *ebpf.VariableSpec `ebpf:"flood_now_ns"`
-	FrameDatagram *ebpf.VariableSpec `ebpf:"frame_datagram"`
-	FrameKey      *ebpf.VariableSpec `ebpf:"frame_key"`
-	FrameVerdict  *ebpf.VariableSpec `ebpf:"frame_verdict"`
-	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	LiveDrop      *ebpf.VariableSpec `ebpf:"live_drop"`
-	LiveKnown     *ebpf.VariableSpec `ebpf:"live_known"`
-	LiveNew       *ebpf.VariableSpec `ebpf:"live_new"`
-	LiveRefuse    *ebpf.VariableSpec `ebpf:"live_refuse"`
-	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
-	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
-	OpsForGo      *ebpf.VariableSpec `ebpf:"ops_for_go"`
-	Tables        *ebpf.VariableSpec `ebpf:"tables"`
+	Arrived           *ebpf.VariableSpec `ebpf:"arrived"`
+	Control           *ebpf.VariableSpec `ebpf:"control"`
+	Features          *ebpf.VariableSpec `ebpf:"features"`
+	FloodNew          *ebpf.VariableSpec `ebpf:"flood_new"`
+	FloodNowNs        *ebpf.VariableSpec `ebpf:"flood_now_ns"`
+	FrameDatagram     *ebpf.VariableSpec `ebpf:"frame_datagram"`
+	FrameKey          *ebpf.VariableSpec `ebpf:"frame_key"`
+	FrameVerdict      *ebpf.VariableSpec `ebpf:"frame_verdict"`
+	HasLinkHeader     *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.VariableSpec `ebpf:"interface_slot"`
+	LiveDrop          *ebpf.VariableSpec `ebpf:"live_drop"`
+	LiveKnown         *ebpf.VariableSpec `ebpf:"live_known"`
+	LiveNew           *ebpf.VariableSpec `ebpf:"live_new"`
+	LiveRefuse        *ebpf.VariableSpec `ebpf:"live_refuse"`
+	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
+	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
+	OpsForGo          *ebpf.VariableSpec `ebpf:"ops_for_go"`
+	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // quicTestObjects contains all objects after they have been loaded into the kernel.
@@ -484,6 +557,12 @@ type quicTestMaps struct {
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
+	ConnControls    *ebpf.Map `ebpf:"conn_controls"`
+	ConnListening   *ebpf.Map `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.Map `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.Map `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
+	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -491,6 +570,7 @@ type quicTestMaps struct {
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
@@ -498,8 +578,11 @@ type quicTestMaps struct {
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Verified        *ebpf.Map `ebpf:"verified"`
+	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *quicTestMaps) Close() error {
@@ -509,6 +592,12 @@ func (m *quicTestMaps) Close() error {
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
+		m.ConnControls,
+		m.ConnListening,
+		m.ConnNotes,
+		m.ConnSockets,
+		m.ConnTallies,
+		m.Conns,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,
@@ -516,6 +605,7 @@ func (m *quicTestMaps) Close() error {
 		m.ListNotes,
 		m.Locals,
 		m.Meta,
+		m.Pending,
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
@@ -523,8 +613,11 @@ func (m *quicTestMaps) Close() error {
 		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
+		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Verified,
+		m.Waiting,
 	)
 }
 
@@ -532,25 +625,26 @@ func (m *quicTestMaps) Close() error {
 //
 // It can be passed to loadQuicTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type quicTestVariables struct {
-	Arrived       *ebpf.Variable `ebpf:"arrived"`
-	Control       *ebpf.Variable `ebpf:"control"`
-	Features      *ebpf.Variable `ebpf:"features"`
-	FloodNew      *ebpf.Variable `ebpf:"flood_new"`
-	FloodNowNs    *ebpf.Variable `ebpf:"flood_now_ns"`
-	FrameDatagram *ebpf.Variable `ebpf:"frame_datagram"`
-	FrameKey      *ebpf.Variable `ebpf:"frame_key"`
-	FrameVerdict  *ebpf.Variable `ebpf:"frame_verdict"`
-	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	LiveDrop      *ebpf.Variable `ebpf:"live_drop"`
-	LiveKnown     *ebpf.Variable `ebpf:"live_known"`
-	LiveNew       *ebpf.Variable `ebpf:"live_new"`
-	LiveRefuse    *ebpf.Variable `ebpf:"live_refuse"`
-	MaySend       *ebpf.Variable `ebpf:"may_send"`
-	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
-	OpsForGo      *ebpf.Variable `ebpf:"ops_for_go"`
-	Tables        *ebpf.Variable `ebpf:"tables"`
+	Arrived           *ebpf.Variable `ebpf:"arrived"`
+	Control           *ebpf.Variable `ebpf:"control"`
+	Features          *ebpf.Variable `ebpf:"features"`
+	FloodNew          *ebpf.Variable `ebpf:"flood_new"`
+	FloodNowNs        *ebpf.Variable `ebpf:"flood_now_ns"`
+	FrameDatagram     *ebpf.Variable `ebpf:"frame_datagram"`
+	FrameKey          *ebpf.Variable `ebpf:"frame_key"`
+	FrameVerdict      *ebpf.Variable `ebpf:"frame_verdict"`
+	HasLinkHeader     *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.Variable `ebpf:"interface_slot"`
+	LiveDrop          *ebpf.Variable `ebpf:"live_drop"`
+	LiveKnown         *ebpf.Variable `ebpf:"live_known"`
+	LiveNew           *ebpf.Variable `ebpf:"live_new"`
+	LiveRefuse        *ebpf.Variable `ebpf:"live_refuse"`
+	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.Variable `ebpf:"may_send"`
+	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
+	OpsForGo          *ebpf.Variable `ebpf:"ops_for_go"`
+	Tables            *ebpf.Variable `ebpf:"tables"`
 }
 
 // quicTestPrograms contains all programs after they have been loaded into the kernel.

@@ -20,7 +20,7 @@ func (l *limiterLimit) class() regionClass { return regionClass{l.UnitShift, l.S
 
 // metered: the limit has its levels in a region.
 func (l *limiterLimit) metered() bool {
-	return l.Kind != uint8(limiterLimitKindLIMIT_NONE) && l.Per != uint8(limiterLimitPerPER_SERVICE)
+	return l.Kind != uint8(limiterLimitKindLIMIT_NONE) && !l.concurrent() && l.Per != uint8(limiterLimitPerPER_SERVICE)
 }
 
 // region is a part of the meters: first and buckets are counted in buckets, the latter a power of two.

@@ -16,14 +16,15 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	resetTestProgAnswerTc     = "answer_tc"
-	resetTestProgAnswerXdp    = "answer_xdp"
-	resetTestVarFeatures      = "features"
-	resetTestVarHasLinkHeader = "has_link_header"
-	resetTestVarInterfaceSlot = "interface_slot"
-	resetTestVarMaySend       = "may_send"
-	resetTestVarObserveAfter  = "observe_after"
-	resetTestVarRefusedPort   = "refused_port"
+	resetTestProgAnswerTc         = "answer_tc"
+	resetTestProgAnswerXdp        = "answer_xdp"
+	resetTestVarFeatures          = "features"
+	resetTestVarHasLinkHeader     = "has_link_header"
+	resetTestVarInterfaceSlot     = "interface_slot"
+	resetTestVarMayAskCoarseClock = "may_ask_coarse_clock"
+	resetTestVarMaySend           = "may_send"
+	resetTestVarObserveAfter      = "observe_after"
+	resetTestVarRefusedPort       = "refused_port"
 )
 
 // loadResetTest returns the embedded CollectionSpec for resetTest.
@@ -82,12 +83,13 @@ type resetTestMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type resetTestVariableSpecs struct {
-	Features      *ebpf.VariableSpec `ebpf:"features"`
-	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
-	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
-	RefusedPort   *ebpf.VariableSpec `ebpf:"refused_port"`
+	Features          *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader     *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
+	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
+	RefusedPort       *ebpf.VariableSpec `ebpf:"refused_port"`
 }
 
 // resetTestObjects contains all objects after they have been loaded into the kernel.
@@ -120,12 +122,13 @@ func (m *resetTestMaps) Close() error {
 //
 // It can be passed to loadResetTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type resetTestVariables struct {
-	Features      *ebpf.Variable `ebpf:"features"`
-	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MaySend       *ebpf.Variable `ebpf:"may_send"`
-	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
-	RefusedPort   *ebpf.Variable `ebpf:"refused_port"`
+	Features          *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader     *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.Variable `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.Variable `ebpf:"may_send"`
+	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
+	RefusedPort       *ebpf.Variable `ebpf:"refused_port"`
 }
 
 // resetTestPrograms contains all programs after they have been loaded into the kernel.

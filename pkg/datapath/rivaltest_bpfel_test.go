@@ -13,10 +13,68 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type rivalTestAddr struct {
+	_      structs.HostLayout
+	Family uint32
+	Word   [4]uint32
+}
+
 type rivalTestChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
 	Begun    uint64
+}
+
+type rivalTestConnControl struct {
+	_      structs.HostLayout
+	Epoch  uint64
+	Seeded uint64
+}
+
+type rivalTestConnHeld struct {
+	_     structs.HostLayout
+	Epoch uint64
+	Count uint32
+	Pad   uint32
+	Key   [8]rivalTestConnKey
+}
+
+type rivalTestConnKey struct {
+	_     structs.HostLayout
+	Limit uint64
+	Addr  rivalTestAddr
+	Pad   uint32
+}
+
+type rivalTestConnNote struct {
+	_          structs.HostLayout
+	Token      uint64
+	Last       uint64
+	Consumed   uint64
+	Remote     rivalTestAddr
+	RemotePort uint16
+	LocalPort  uint16
+	Count      uint32
+	Pad        uint32
+	Claim      [8]struct {
+		_       structs.HostLayout
+		Key     rivalTestConnKey
+		Most    uint64
+		LimitId uint32
+		Pad     uint32
+	}
+}
+
+type rivalTestConnTally struct {
+	_         structs.HostLayout
+	Refused   uint64
+	Opened    uint64
+	Returned  uint64
+	Late      uint64
+	Full      uint64
+	Unheld    uint64
+	Contended uint64
+	Lost      uint64
 }
 
 type rivalTestControlWords struct {
@@ -69,7 +127,7 @@ type rivalTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [68]rivalTestCounter
+	ByEnd        [72]rivalTestCounter
 	NearLimits   [64]rivalTestCounter
 	NearServices [64]rivalTestCounter
 }
@@ -119,6 +177,11 @@ type rivalTestMeta struct {
 	Pad uint32
 }
 
+type rivalTestPendingBucket struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
+
 type rivalTestPolicyPiece struct {
 	_       structs.HostLayout
 	Bytes   uint32
@@ -137,12 +200,8 @@ type rivalTestPolicyTextKey struct {
 type rivalTestPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
-	Pad uint32
+	Addr      rivalTestAddr
+	Pad       uint32
 }
 
 type rivalTestQuicBucket struct {
@@ -159,11 +218,7 @@ type rivalTestScopedKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Scope     uint32
-	Addr      struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	Addr      rivalTestAddr
 }
 
 type rivalTestServiceName struct {
@@ -182,12 +237,8 @@ type rivalTestSource struct {
 }
 
 type rivalTestSourceKey struct {
-	_    structs.HostLayout
-	Addr struct {
-		_      structs.HostLayout
-		Family uint32
-		Word   [4]uint32
-	}
+	_       structs.HostLayout
+	Addr    rivalTestAddr
 	Service uint32
 }
 
@@ -248,38 +299,49 @@ type rivalTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	rivalTestMapAllowHosts      = "allow_hosts"
-	rivalTestMapAllowPrefixes   = "allow_prefixes"
-	rivalTestMapBlockHosts      = "block_hosts"
-	rivalTestMapBlockPrefixes   = "block_prefixes"
-	rivalTestMapChanges         = "changes"
-	rivalTestMapCounters        = "counters"
-	rivalTestMapInterfaces      = "interfaces"
-	rivalTestMapLimitBases      = "limit_bases"
-	rivalTestMapLimitCounters   = "limit_counters"
-	rivalTestMapListNotes       = "list_notes"
-	rivalTestMapLocals          = "locals"
-	rivalTestMapMeta            = "meta"
-	rivalTestMapPolicyTexts     = "policy_texts"
-	rivalTestMapQuicRecent      = "quic_recent"
-	rivalTestMapQuicSecrets     = "quic_secrets"
-	rivalTestMapServiceBases    = "service_bases"
-	rivalTestMapServiceCounters = "service_counters"
-	rivalTestMapServiceNames    = "service_names"
-	rivalTestMapSets            = "sets"
-	rivalTestMapSources         = "sources"
-	rivalTestProgSynwardOut     = "synward_out"
-	rivalTestProgSynwardTc      = "synward_tc"
-	rivalTestProgSynwardXdp     = "synward_xdp"
-	rivalTestVarControl         = "control"
-	rivalTestVarFeatures        = "features"
-	rivalTestVarHasLinkHeader   = "has_link_header"
-	rivalTestVarInterfaceSlot   = "interface_slot"
-	rivalTestVarMaySend         = "may_send"
-	rivalTestVarNamesForGo      = "names_for_go"
-	rivalTestVarObserveAfter    = "observe_after"
-	rivalTestVarRivalBucket     = "rival_bucket"
-	rivalTestVarTables          = "tables"
+	rivalTestMapAllowHosts        = "allow_hosts"
+	rivalTestMapAllowPrefixes     = "allow_prefixes"
+	rivalTestMapBlockHosts        = "block_hosts"
+	rivalTestMapBlockPrefixes     = "block_prefixes"
+	rivalTestMapChanges           = "changes"
+	rivalTestMapConnControls      = "conn_controls"
+	rivalTestMapConnListening     = "conn_listening"
+	rivalTestMapConnNotes         = "conn_notes"
+	rivalTestMapConnSockets       = "conn_sockets"
+	rivalTestMapConnTallies       = "conn_tallies"
+	rivalTestMapConns             = "conns"
+	rivalTestMapCounters          = "counters"
+	rivalTestMapInterfaces        = "interfaces"
+	rivalTestMapLimitBases        = "limit_bases"
+	rivalTestMapLimitCounters     = "limit_counters"
+	rivalTestMapListNotes         = "list_notes"
+	rivalTestMapLocals            = "locals"
+	rivalTestMapMeta              = "meta"
+	rivalTestMapPending           = "pending"
+	rivalTestMapPolicyTexts       = "policy_texts"
+	rivalTestMapQuicRecent        = "quic_recent"
+	rivalTestMapQuicSecrets       = "quic_secrets"
+	rivalTestMapServiceBases      = "service_bases"
+	rivalTestMapServiceCounters   = "service_counters"
+	rivalTestMapServiceNames      = "service_names"
+	rivalTestMapServicePlaces     = "service_places"
+	rivalTestMapSets              = "sets"
+	rivalTestMapSources           = "sources"
+	rivalTestMapVerified          = "verified"
+	rivalTestMapWaiting           = "waiting"
+	rivalTestProgSynwardOut       = "synward_out"
+	rivalTestProgSynwardTc        = "synward_tc"
+	rivalTestProgSynwardXdp       = "synward_xdp"
+	rivalTestVarControl           = "control"
+	rivalTestVarFeatures          = "features"
+	rivalTestVarHasLinkHeader     = "has_link_header"
+	rivalTestVarInterfaceSlot     = "interface_slot"
+	rivalTestVarMayAskCoarseClock = "may_ask_coarse_clock"
+	rivalTestVarMaySend           = "may_send"
+	rivalTestVarNamesForGo        = "names_for_go"
+	rivalTestVarObserveAfter      = "observe_after"
+	rivalTestVarRivalBucket       = "rival_bucket"
+	rivalTestVarTables            = "tables"
 )
 
 // loadRivalTest returns the embedded CollectionSpec for rivalTest.
@@ -338,6 +400,12 @@ type rivalTestMapSpecs struct {
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
+	ConnControls    *ebpf.MapSpec `ebpf:"conn_controls"`
+	ConnListening   *ebpf.MapSpec `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.MapSpec `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.MapSpec `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
+	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -345,29 +413,34 @@ type rivalTestMapSpecs struct {
 	ListNotes       *ebpf.MapSpec `ebpf:"list_notes"`
 	Locals          *ebpf.MapSpec `ebpf:"locals"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
 	ServiceCounters *ebpf.MapSpec `ebpf:"service_counters"`
 	ServiceNames    *ebpf.MapSpec `ebpf:"service_names"`
+	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Verified        *ebpf.MapSpec `ebpf:"verified"`
+	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
 
 // rivalTestVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type rivalTestVariableSpecs struct {
-	Control       *ebpf.VariableSpec `ebpf:"control"`
-	Features      *ebpf.VariableSpec `ebpf:"features"`
-	HasLinkHeader *ebpf.VariableSpec `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.VariableSpec `ebpf:"interface_slot"`
-	MaySend       *ebpf.VariableSpec `ebpf:"may_send"`
-	NamesForGo    *ebpf.VariableSpec `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.VariableSpec `ebpf:"observe_after"`
-	RivalBucket   *ebpf.VariableSpec `ebpf:"rival_bucket"`
-	Tables        *ebpf.VariableSpec `ebpf:"tables"`
+	Control           *ebpf.VariableSpec `ebpf:"control"`
+	Features          *ebpf.VariableSpec `ebpf:"features"`
+	HasLinkHeader     *ebpf.VariableSpec `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.VariableSpec `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
+	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
+	RivalBucket       *ebpf.VariableSpec `ebpf:"rival_bucket"`
+	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
 
 // rivalTestObjects contains all objects after they have been loaded into the kernel.
@@ -395,6 +468,12 @@ type rivalTestMaps struct {
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
+	ConnControls    *ebpf.Map `ebpf:"conn_controls"`
+	ConnListening   *ebpf.Map `ebpf:"conn_listening"`
+	ConnNotes       *ebpf.Map `ebpf:"conn_notes"`
+	ConnSockets     *ebpf.Map `ebpf:"conn_sockets"`
+	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
+	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -402,14 +481,18 @@ type rivalTestMaps struct {
 	ListNotes       *ebpf.Map `ebpf:"list_notes"`
 	Locals          *ebpf.Map `ebpf:"locals"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
 	ServiceCounters *ebpf.Map `ebpf:"service_counters"`
 	ServiceNames    *ebpf.Map `ebpf:"service_names"`
+	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Verified        *ebpf.Map `ebpf:"verified"`
+	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *rivalTestMaps) Close() error {
@@ -419,6 +502,12 @@ func (m *rivalTestMaps) Close() error {
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
+		m.ConnControls,
+		m.ConnListening,
+		m.ConnNotes,
+		m.ConnSockets,
+		m.ConnTallies,
+		m.Conns,
 		m.Counters,
 		m.Interfaces,
 		m.LimitBases,
@@ -426,14 +515,18 @@ func (m *rivalTestMaps) Close() error {
 		m.ListNotes,
 		m.Locals,
 		m.Meta,
+		m.Pending,
 		m.PolicyTexts,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
 		m.ServiceCounters,
 		m.ServiceNames,
+		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Verified,
+		m.Waiting,
 	)
 }
 
@@ -441,15 +534,16 @@ func (m *rivalTestMaps) Close() error {
 //
 // It can be passed to loadRivalTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type rivalTestVariables struct {
-	Control       *ebpf.Variable `ebpf:"control"`
-	Features      *ebpf.Variable `ebpf:"features"`
-	HasLinkHeader *ebpf.Variable `ebpf:"has_link_header"`
-	InterfaceSlot *ebpf.Variable `ebpf:"interface_slot"`
-	MaySend       *ebpf.Variable `ebpf:"may_send"`
-	NamesForGo    *ebpf.Variable `ebpf:"names_for_go"`
-	ObserveAfter  *ebpf.Variable `ebpf:"observe_after"`
-	RivalBucket   *ebpf.Variable `ebpf:"rival_bucket"`
-	Tables        *ebpf.Variable `ebpf:"tables"`
+	Control           *ebpf.Variable `ebpf:"control"`
+	Features          *ebpf.Variable `ebpf:"features"`
+	HasLinkHeader     *ebpf.Variable `ebpf:"has_link_header"`
+	InterfaceSlot     *ebpf.Variable `ebpf:"interface_slot"`
+	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
+	MaySend           *ebpf.Variable `ebpf:"may_send"`
+	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
+	RivalBucket       *ebpf.Variable `ebpf:"rival_bucket"`
+	Tables            *ebpf.Variable `ebpf:"tables"`
 }
 
 // rivalTestPrograms contains all programs after they have been loaded into the kernel.

@@ -109,10 +109,12 @@ func (t *tallies) service(id uint32) (Counter, error) {
 }
 
 func (t *tallies) rawLimit(id uint32) (Counter, error) {
+	// The gate counts all its refusals in the map.
+	sum, err := sumCounter(t.maps.LimitCounters, id)
 	if id < uint32(limiterAbiNEAR_IDS) {
-		return t.nearLimits[id], nil
+		sum.add(t.nearLimits[id])
 	}
-	return sumCounter(t.maps.LimitCounters, id)
+	return sum, err
 }
 
 func (t *tallies) rawService(id uint32) (Counter, error) {

@@ -100,6 +100,9 @@ func (i *Instance) raiseHorizons(c *compiled) {
 }
 
 func (i *Instance) writeServices(c *compiled, slot uint32) error {
+	if err := i.writePlaces(c, slot); err != nil {
+		return err
+	}
 	for n, s := range c.services {
 		i.tables.Services[slot*uint32(limiterAbiMAX_SERVICES)+uint32(n)] = s
 		var name limiterServiceName

@@ -23,6 +23,10 @@ func (i *Instance) Sources() ([]Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	open, err := i.openConns()
+	if err != nil {
+		return nil, err
+	}
 	var out []Source
 	for {
 		n, err := i.maps.Sources.BatchLookup(&cursor, keys, values, nil)
@@ -34,6 +38,7 @@ func (i *Instance) Sources() ([]Source, error) {
 			if !ok {
 				continue
 			}
+			open.fill(&s, keys[j])
 			if at, twice := seen[keys[j]]; twice {
 				out[at] = s
 				continue
@@ -42,7 +47,7 @@ func (i *Instance) Sources() ([]Source, error) {
 			out = append(out, s)
 		}
 		if err != nil {
-			return out, nil
+			return append(out, open.left(i, names)...), nil
 		}
 	}
 }

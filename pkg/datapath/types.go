@@ -68,6 +68,9 @@ type AttachOptions struct {
 	Policy *policy.Policy
 	// Limit of new connections per source for DefaultService, on top of the policy. Nil changes nothing.
 	Limit *policy.NewLimit
+	// Concurrent is how many connections one source may have open at DefaultService, on top of the policy. Nil changes
+	// nothing.
+	Concurrent *uint64
 	// Confirm, if above zero, is how long this attachment refuses anything unless Confirm is called.
 	Confirm time.Duration
 	// By is who attaches, kept for people.
@@ -118,6 +121,10 @@ type Policy struct {
 	Tables []Table
 	// Pending is set where a rollback will come unless somebody confirms.
 	Pending *Pending
+	// Uncounted are connections that limits of concurrent ones should have counted, and for which there was no room.
+	Uncounted uint64
+	// ConnTrouble is why concurrent connections are not counted though a limit asks for it; empty if all is well.
+	ConnTrouble string
 }
 
 // Pending is a policy that waits for its confirmation.
@@ -146,6 +153,11 @@ type Source struct {
 	LastSeen          time.Time
 	// Sampled: a flood was on, and the counts are estimates from a weighted sample.
 	Sampled bool
+	// Connections of the service are counted where a limit needs it: then Counted, and Established are open now.
+	Counted     bool
+	Established uint64
+	// Verified is when the source last completed a handshake with a socket here; zero: not known.
+	Verified time.Time
 }
 
 // List names one of the two lists.

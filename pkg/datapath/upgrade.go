@@ -103,7 +103,7 @@ func (d pinDir) upgradePrograms(l *lock, out *Upgraded) error {
 		}
 		out.Interfaces = append(out.Interfaces, one)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, i.upgradeConns())...)
 }
 
 // upgradeProgram swaps the program of one hook, unless it is the same already.
@@ -142,15 +142,19 @@ func sameCode(prog *ebpf.Program, pin string) (bool, error) {
 		return false, fmt.Errorf("open program: %w", err)
 	}
 	defer old.Close()
-	before, err := old.Info()
+	return sameTag(old, prog)
+}
+
+func sameTag(one, other *ebpf.Program) (bool, error) {
+	a, err := one.Info()
 	if err != nil {
 		return false, fmt.Errorf("read program: %w", err)
 	}
-	after, err := prog.Info()
+	b, err := other.Info()
 	if err != nil {
 		return false, fmt.Errorf("read program: %w", err)
 	}
-	return before.Tag == after.Tag, nil
+	return a.Tag == b.Tag, nil
 }
 
 // pinFrom begins the name of a pin that stands in a new directory until all is carried over: the rest of it is
@@ -229,7 +233,7 @@ func (s *source) build(staging pinDir, suffix string) error {
 	if err := h.fill(); err != nil {
 		return err
 	}
-	if err := tryMoves(s.pinnedMaps, h.unpinned()); err != nil {
+	if err := errors.Join(tryMoves(s.pinnedMaps, h.unpinned()), h.tryConns()); err != nil {
 		return err
 	}
 	programs, err := h.programs()

@@ -133,7 +133,8 @@ func (h *heir) fillOthers() error {
 	for name, to := range map[string]*ebpf.Map{
 		limiterMapServiceBases: h.maps.ServiceBases, limiterMapLimitBases: h.maps.LimitBases,
 		limiterMapServiceNames: h.maps.ServiceNames, limiterMapListNotes: h.maps.ListNotes,
-		limiterMapChanges: h.maps.Changes, // what is saved goes on to be this instance's
+		limiterMapChanges:  h.maps.Changes, // what is saved goes on to be this instance's
+		limiterMapVerified: h.maps.Verified,
 	} {
 		if err := h.copyMap(name, to); err != nil {
 			return err

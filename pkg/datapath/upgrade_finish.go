@@ -54,7 +54,7 @@ func (d pinDir) unfinished() (suffix string, err error) {
 	return "", nil
 }
 
-// carryRest gives every hook the program that is pinned for it in new, waits until no program counts in the old
+// carryRest gives every hook the program that is pinned for it in new, has connections counted there, waits until no program counts in the old
 // maps any more, and moves what was counted there.
 func carryRest(old, new pinDir) error {
 	from, err := openPinned(old)
@@ -68,6 +68,9 @@ func carryRest(old, new pinDir) error {
 	}
 	defer to.close()
 	if err := swapHooks(old, new); err != nil {
+		return err
+	}
+	if err := carryConns(from, to); err != nil {
 		return err
 	}
 	if err := waitForPrograms(); err != nil {

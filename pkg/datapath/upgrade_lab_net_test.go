@@ -54,7 +54,8 @@ type upgradeLab struct {
 	state  string // where the other version saves, and writes its log
 }
 
-// upgradePolicy has more services than counters lie near, one of each kind of list, and a limit that needs a second hook.
+// upgradePolicy has more services than counters lie near, one of each kind of list, and limits that
+// need hooks of their own.
 func upgradePolicy() string {
 	var b strings.Builder
 	b.WriteString("version: 1\nsets: {friends: [198.18.50.0/24]}\nservices:\n")
@@ -62,7 +63,7 @@ func upgradePolicy() string {
 		fmt.Fprintf(&b, "  - {name: s%d, listen: [%d/tcp], limits: [{per: source, new: 1/d, burst: 5}]}\n", n, 1000+n)
 	}
 	b.WriteString("  - {name: friendly, listen: [\"10.77.0.1:2000/tcp\", 2001/udp], allow: [friends], limits: [{per: source, packets: 1/d, burst: 3}]}\n")
-	b.WriteString("  - {name: open, listen: [8080/tcp], limits: [{per: source, new: 1M/s}, {per: source, bytes_out: 10GB/s}]}\n")
+	b.WriteString("  - {name: open, listen: [8080/tcp], limits: [{per: source, new: 1M/s}, {per: source, bytes_out: 10GB/s}, {per: source, concurrent: 3k}]}\n")
 	b.WriteString("global: {limits: [{per: source, new: 1300k/s}]}\n")
 	b.WriteString("allow: [198.18.1.1, 198.18.2.0/24]\nblock: [198.18.3.1, 198.18.4.0/24, \"fd79::/40\"]\n")
 	return b.String()

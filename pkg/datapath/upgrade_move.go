@@ -53,6 +53,7 @@ func countMoves(from, to *pinnedMaps) ([]countMove, error) {
 	counted := map[string][]string{
 		limiterMapSources: {"admitted", "refused"}, limiterMapCounters: nil,
 		limiterMapServiceCounters: {"packets", "bytes"}, limiterMapLimitCounters: {"packets", "bytes"},
+		limiterMapConnTallies: {"refused", "opened", "returned", "late", "full", "unheld", "contended", "lost"},
 	}
 	lists := map[string]*listMap{}
 	for _, m := range listMapNames() {
@@ -60,6 +61,9 @@ func countMoves(from, to *pinnedMaps) ([]countMove, error) {
 	}
 	var out []countMove
 	for name, fields := range counted {
+		if !from.has(name) {
+			continue // younger than that version
+		}
 		m := countMove{name: name, list: lists[name]}
 		var err error
 		if m.old, m.new, err = both(from, to, name); err != nil {

@@ -167,6 +167,46 @@ func (i *Instance) ForeignProgram(t *testing.T) (undo func()) {
 	}
 }
 
+// age puts an instruction without effect in front of a program.
+func age(p *ebpf.ProgramSpec) {
+	first := p.Instructions[0]
+	none := asm.Mov.Imm(asm.R0, 0).WithMetadata(first.Metadata)
+	first.Metadata = asm.Metadata{}
+	first = first.WithReference(none.Reference())
+	p.Instructions = append(asm.Instructions{none.WithReference(""), first}, p.Instructions[1:]...)
+}
+
+// AgeConns gives the hooks of connections programs of other code.
+func (i *Instance) AgeConns(t *testing.T) {
+	t.Helper()
+	control, err := i.connControl()
+	must(t, err)
+	for _, h := range connHooks() {
+		spec, err := connSpec(h.program, connSettings{epoch: control.Epoch, runner: h.runner})
+		must(t, err)
+		age(spec.Programs[h.program])
+		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: i.maps.replacements()})
+		must(t, err)
+		must(t, i.putConnProgram(h, control.Epoch, coll.Programs[h.program]))
+		coll.Close()
+	}
+}
+
+// MustRunOwnConns wants the hooks of connections to run this version's code.
+func (i *Instance) MustRunOwnConns(t *testing.T) {
+	t.Helper()
+	for _, h := range connHooks() {
+		prog, err := i.maps.loadConns(h.program, connSettings{runner: h.runner})
+		must(t, err)
+		l, err := link.LoadPinnedLink(i.dir.connLink(h), nil)
+		must(t, err)
+		if same, err := runsCode(l, prog); err != nil || !same {
+			t.Errorf("%s runs other code (%v)", h.pin, err)
+		}
+		must(t, errors.Join(prog.Close(), l.Close()))
+	}
+}
+
 // AgePrograms gives every attachment a program of other code, as an earlier build of the same ABI would have had.
 func (i *Instance) AgePrograms(t *testing.T) {
 	t.Helper()
@@ -181,13 +221,7 @@ func (i *Instance) AgePrograms(t *testing.T) {
 		f.slot, f.features = at.slot, at.record.Features
 		spec, err := f.spec(at.key.hook)
 		must(t, err)
-		code := spec.Programs[at.key.hook.program()].Instructions
-		first := code[0]
-		code[0] = asm.Mov.Imm(asm.R0, 0).WithMetadata(first.Metadata)
-		first.Metadata = asm.Metadata{}
-		first = first.WithReference(code[0].Reference())
-		code[0] = code[0].WithReference("")
-		spec.Programs[at.key.hook.program()].Instructions = append(asm.Instructions{code[0], first}, code[1:]...)
+		age(spec.Programs[at.key.hook.program()])
 		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: i.maps.replacements()})
 		must(t, err)
 		must(t, i.swapLoaded(at, coll.Programs[at.key.hook.program()]))

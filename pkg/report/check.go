@@ -39,7 +39,7 @@ func (c Check) Lift() string {
 	switch {
 	case v.Reason == "blocked" && v.Entry != nil && v.Entry.Origin != originPolicy:
 		return fmt.Sprintf("%s block rm %s", c.Program, policy.FormatPrefix(v.Entry.Prefix))
-	case strings.HasPrefix(v.Reason, "over_") && v.Limit != nil && v.Limit.Per == policy.PerSource:
+	case v.Reason != "over_concurrent" && strings.HasPrefix(v.Reason, "over_") && v.Limit != nil && v.Limit.Per == policy.PerSource:
 		return fmt.Sprintf("%s forget %s", c.Program, c.Addr)
 	}
 	return fmt.Sprintf("%s allow add %s", c.Program, c.Addr)

@@ -59,12 +59,14 @@ type limitJSON struct {
 	Kind string `json:"kind"`
 	Per  string `json:"per"`
 	// Rate is as in the policy file; New is the same for limits of new connections, else null.
-	Rate        optional `json:"rate"`
-	New         optional `json:"new"`
-	Burst       uint64   `json:"burst"`
-	Over        string   `json:"over"`
-	Words       string   `json:"words"`
-	WorstWindow string   `json:"worst_window"`
+	Rate  optional `json:"rate"`
+	New   optional `json:"new"`
+	Burst uint64   `json:"burst"`
+	// Concurrent is null for limits of other kinds.
+	Concurrent  *uint64 `json:"concurrent"`
+	Over        string  `json:"over"`
+	Words       string  `json:"words"`
+	WorstWindow string  `json:"worst_window"`
 }
 
 func newLimitJSON(l policy.Limit) limitJSON {
@@ -73,6 +75,7 @@ func newLimitJSON(l policy.Limit) limitJSON {
 	}
 	switch l.Kind {
 	case policy.KindConcurrent:
+		out.Concurrent = &l.Concurrent
 	case policy.KindBytesIn, policy.KindBytesOut:
 		out.Rate = optional(policy.FormatByteRate(l.Rate))
 	default:

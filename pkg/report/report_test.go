@@ -100,6 +100,11 @@ func TestStatus(t *testing.T) {
 	if !s.Whole() || status().Whole() {
 		t.Errorf("whole: one healthy interface %v, three with trouble %v; want true, false", s.Whole(), status().Whole())
 	}
+	s.Policy.ConnTrouble = "the hook conns-gate is not there"
+	if s.Whole() {
+		t.Error("without its hooks the counting of connections counts as whole")
+	}
+	s.Policy.ConnTrouble = ""
 	s.Interfaces = nil
 	if s.Whole() {
 		t.Error("no interface at all counts as whole")
@@ -148,6 +153,18 @@ func TestSources(t *testing.T) {
 	s.Sources[0].Service = ""
 	golden(t, "sources-blocked.txt", s.Text)
 	golden(t, "sources-blocked.json", s.JSON)
+}
+
+// Where connections are counted, sources say how many they hold, and when they last completed a handshake.
+func TestSourcesCounted(t *testing.T) {
+	s := sources()
+	for n := range s.Sources[1:] {
+		s.Sources[n].Counted, s.Sources[n].Established = true, uint64(200*n)
+	}
+	s.Sources[1].Verified = now().Add(-time.Minute)
+	SortSources(s.Sources, ByEstablished)
+	golden(t, "sources-counted.txt", s.Text)
+	golden(t, "sources-counted.json", s.JSON)
 }
 
 func entries(list datapath.List) Entries {

@@ -20,6 +20,8 @@ type By string
 const (
 	ByRefused  By = "refused"
 	ByAdmitted By = "admitted"
+	// ByEstablished puts those first that hold the most connections.
+	ByEstablished By = "established"
 )
 
 // SortSources sorts in place; what is equal is sorted by the other count, then by address.
@@ -29,7 +31,11 @@ func SortSources(sources []datapath.Source, by By) {
 		if by == ByAdmitted {
 			refused, admitted = admitted, refused
 		}
-		return cmp.Or(refused, admitted, order(a.Prefix, b.Prefix), cmp.Compare(a.Service, b.Service))
+		established := 0
+		if by == ByEstablished {
+			established = cmp.Compare(b.Established, a.Established)
+		}
+		return cmp.Or(established, refused, admitted, order(a.Prefix, b.Prefix), cmp.Compare(a.Service, b.Service))
 	})
 }
 
@@ -41,21 +47,46 @@ type Sources struct {
 
 // Text writes a table. Counts that are estimates have a ~ before them.
 func (s Sources) Text(w io.Writer) error {
-	t := newTable("source", "service", "refused", "admitted", "first seen", "last seen")
+	head := []string{"source", "service", "refused", "admitted", "first seen", "last seen"}
+	counted := slices.ContainsFunc(s.Sources, func(s datapath.Source) bool { return s.Counted })
+	if counted {
+		head = append(head, "established", "verified")
+	}
+	t := newTable(head...)
 	sampled := false
 	for _, src := range s.Sources {
 		mark := ""
 		if src.Sampled {
 			mark, sampled = "~", true
 		}
-		t.row(policy.FormatPrefix(src.Prefix), orDash(src.Service), mark+count(src.Refused), mark+count(src.Admitted),
-			Ago(s.Now, src.FirstSeen), Ago(s.Now, src.LastSeen))
+		cells := []string{policy.FormatPrefix(src.Prefix), orDash(src.Service), mark + count(src.Refused), mark + count(src.Admitted),
+			Ago(s.Now, src.FirstSeen), Ago(s.Now, src.LastSeen)}
+		if counted {
+			cells = append(cells, established(src), verified(s.Now, src))
+		}
+		t.row(cells...)
 	}
 	if err := t.write(w); err != nil || !sampled {
 		return err
 	}
 	_, err := fmt.Fprintln(w, "~ estimated from a sample: a flood was on")
 	return err
+}
+
+// established is a dash where nobody counts.
+func established(s datapath.Source) string {
+	if !s.Counted {
+		return "-"
+	}
+	return count(s.Established)
+}
+
+// verified is when a handshake was last completed.
+func verified(now time.Time, s datapath.Source) string {
+	if s.Verified.IsZero() {
+		return "-"
+	}
+	return Ago(now, s.Verified)
 }
 
 // Plain writes one source a line.
@@ -74,7 +105,7 @@ type sourceJSON struct {
 	Service  optional `json:"service"`
 	Admitted uint64   `json:"admitted"`
 	Refused  uint64   `json:"refused"`
-	// Established and Verified are null: neither is known yet.
+	// Established and Verified are null where no limit has connections counted.
 	Established *uint64   `json:"established"`
 	Verified    *bool     `json:"verified"`
 	FirstSeen   timestamp `json:"first_seen"`
@@ -86,7 +117,14 @@ type sourceJSON struct {
 func (s Sources) JSON(w io.Writer) error {
 	sources := make([]sourceJSON, 0, len(s.Sources))
 	for _, src := range s.Sources {
+		var established *uint64
+		var verified *bool
+		if src.Counted {
+			completed := !src.Verified.IsZero()
+			established, verified = &src.Established, &completed
+		}
 		sources = append(sources, sourceJSON{
+			Established: established, Verified: verified,
 			Source: policy.FormatPrefix(src.Prefix), Service: optional(src.Service), Admitted: src.Admitted, Refused: src.Refused,
 			FirstSeen: timestamp(src.FirstSeen), LastSeen: timestamp(src.LastSeen), Sampled: src.Sampled,
 		})

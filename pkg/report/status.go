@@ -21,14 +21,15 @@ type Status struct {
 	Totals     []datapath.Total
 }
 
-// Whole reports whether every interface is armed and its traffic goes through the program.
+// Whole reports whether every interface is armed, its traffic goes through the program, and connections are counted
+// if a limit asks for it.
 func (s Status) Whole() bool {
 	for _, i := range s.Interfaces {
 		if !i.Armed || i.Traffic != datapath.TrafficFlowing {
 			return false
 		}
 	}
-	return len(s.Interfaces) > 0
+	return len(s.Interfaces) > 0 && s.Policy.ConnTrouble == ""
 }
 
 // Text writes the screen that a person reads.
@@ -58,7 +59,7 @@ func (s Status) writePolicy(w io.Writer) error {
 	} else {
 		lines = append(lines, services(s.Policy.Policy)...)
 	}
-	lines = append(lines, Tables(s.Policy)...)
+	lines = append(append(lines, Tables(s.Policy)...), Uncounted(s.Policy)...)
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package report
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -28,7 +29,19 @@ func InForce(p datapath.Policy) []string {
 	if limit, ok := OnlyLimit(p.Policy); ok {
 		first = Limit(limit)
 	}
-	return append([]string{first}, Tables(p)...)
+	return append(append([]string{first}, Tables(p)...), Uncounted(p)...)
+}
+
+// Uncounted says in one line what limits of concurrent connections do not see.
+func Uncounted(p datapath.Policy) []string {
+	if p.ConnTrouble != "" {
+		return []string{fmt.Sprintf("concurrent connections are not counted: %s; any command that changes something mends it, as `synward apply`", p.ConnTrouble)}
+	}
+	if p.Uncounted == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s not counted, and so not limited: no room in the table of connections",
+		plural(int(min(p.Uncounted, math.MaxInt)), "connection"))}
 }
 
 // Limit says in one line what limit is in force. Nil is none.
