@@ -33,14 +33,29 @@ struct conn_key {
 };
 _Static_assert(sizeof(struct conn_key) == 32, "conn_key");
 
-/* What a socket was counted under, kept with the socket. Another epoch's was counted in a table that is gone. */
+/*
+ * What a socket was counted under, kept with the socket, and since when, CLOCK_MONOTONIC nanoseconds. Another epoch's
+ * was counted in a table that is gone.
+ */
 struct conn_held {
 	__u64 epoch;
 	__u32 count;
 	__u32 pad;
+	__u64 since_ns;
 	struct conn_key key[CONN_CLAIMS];
 };
-_Static_assert(sizeof(struct conn_held) == 272, "conn_held");
+_Static_assert(sizeof(struct conn_held) == 280, "conn_held");
+
+/* One socket as it is shown. service: SERVICE_IDS stands for none. */
+struct conn_line {
+	__u64 since_ns;
+	struct addr remote;
+	struct addr local;
+	__u16 remote_port;
+	__u16 local_port;
+	__u32 service;
+};
+_Static_assert(sizeof(struct conn_line) == 56, "conn_line");
 
 /* A key with how many there may be. */
 struct conn_claim {

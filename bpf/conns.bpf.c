@@ -33,6 +33,7 @@
 #include "conns_sock.h"
 #include "conns_state.h"
 #include "conns_seed.h"
+#include "conns_shown.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -70,4 +71,13 @@ int synward_seed(struct bpf_iter__tcp *ctx)
 	struct sock_common *skc = ctx->sk_common;
 
 	return skc ? seed_socket(skc) : 0;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int synward_shown(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct conn_held *held = ctx->value;
+	struct sock *sk = ctx->sk;
+
+	return sk && held_counts(held) ? show_socket(ctx->meta->seq, sk, held) : 0;
 }

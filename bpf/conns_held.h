@@ -17,6 +17,13 @@ static __always_inline bool held_counts(const struct conn_held *held)
 	return held && held->epoch == conns_epoch && held->count;
 }
 
+static __always_inline void held_begin(struct conn_held *held)
+{
+	held->epoch = conns_epoch;
+	held->count = 0;
+	held->since_ns = coarse_ns();
+}
+
 static __always_inline struct conn_key *held_at(struct conn_held *held, __u32 n)
 {
 	struct conn_key *key = &held->key[n & (CONN_CLAIMS - 1)];
@@ -49,8 +56,7 @@ __noinline int held_from_note(struct conn_held *held, struct conn_note *note)
 
 	if (!held || !note)
 		return 0;
-	held->epoch = conns_epoch;
-	held->count = 0;
+	held_begin(held);
 	count = note->count;
 	for (__u32 i = 0; i < CONN_CLAIMS; i++) {
 		struct conn_key *key = &claim_at(note, i)->key;
@@ -85,10 +91,8 @@ __noinline int held_add(struct conn_held *held, struct conn_note *note)
 {
 	if (!held || !note)
 		return 0;
-	if (held->epoch != conns_epoch) {
-		held->epoch = conns_epoch;
-		held->count = 0;
-	}
+	if (!held_counts(held))
+		held_begin(held);
 	for (__u32 i = 0; i < CONN_CLAIMS; i++) {
 		struct conn_key *key = &claim_at(note, i)->key;
 		int answer;

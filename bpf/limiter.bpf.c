@@ -56,6 +56,7 @@ const struct {
 	enum source_flag source_flag;
 	enum conn_size conn_size;
 	enum conn_runner conn_runner;
+	struct conn_line conn_line;
 } *const names_for_go __attribute__((unused)) = 0;
 
 SEC("xdp.frags")

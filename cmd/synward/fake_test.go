@@ -87,8 +87,12 @@ func (f *fake) CloseSockets(chosen func(netip.Addr) bool) (closed datapath.Close
 
 func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.operErr }
 
-func (f *fake) SSHPeer() netip.AddrPort { return f.peer }
-func (f *fake) Generation() uint16      { return f.policy.Generation }
+func (f *fake) SSHPeer() netip.AddrPort                          { return f.peer }
+func (f *fake) Levels(netip.Addr) ([]datapath.LimitLevel, error) { return nil, nil }
+
+func (f *fake) OpenConns(func(netip.Addr) bool) ([]datapath.OpenConn, error) { return nil, nil }
+
+func (f *fake) Generation() uint16 { return f.policy.Generation }
 
 func (f *fake) Detach(o datapath.DetachOptions) (done datapath.Detached, err error) {
 	for _, i := range f.attached {

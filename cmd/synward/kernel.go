@@ -47,6 +47,8 @@ type reader interface {
 	Services() ([]datapath.ServiceState, error)
 	Totals() ([]datapath.Total, error)
 	Sources() ([]datapath.Source, error)
+	Levels(source netip.Addr) ([]datapath.LimitLevel, error)
+	OpenConns(chosen func(netip.Addr) bool) ([]datapath.OpenConn, error)
 	Entries(list datapath.List) ([]datapath.Entry, error)
 	CheckAt(addr netip.Addr, local netip.AddrPort) (datapath.Verdict, error)
 	Covering(list datapath.List, addr netip.Addr) (*datapath.Entry, error)

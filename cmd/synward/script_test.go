@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"testing"
@@ -51,6 +52,25 @@ func TestKernelScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/kernel", Cmds: scriptCommands(), RequireExplicitExec: true, Setup: new(worlds).setup,
 	})
+}
+
+// TestHostScripts are commands that count or close sockets of the whole host: one after the other, and none beside them.
+func TestHostScripts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test makes network namespaces and loads BPF programs: run it as root")
+	}
+	scripts, err := filepath.Glob("testdata/host/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("there are no scripts: %v", err)
+	}
+	all := new(worlds)
+	for _, script := range scripts {
+		t.Run(filepath.Base(script), func(t *testing.T) {
+			testscript.Run(t, testscript.Params{
+				Files: []string{script}, Cmds: scriptCommands(), RequireExplicitExec: true, Setup: all.setup,
+			})
+		})
+	}
 }
 
 // exitAtOnce spares each command the second that the race detector waits before it exits.

@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,7 +28,8 @@ func newSourcesCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sources [ADDR]",
 		Short: "Show who connects, and who is refused how often",
-		Long: "Show the sources with the most refused or admitted new connections, or just that of one address.\n" +
+		Long: "Show the sources with the most refused or admitted new connections; of one address also what each limit counts\n" +
+			"of it now, and its open connections, as far as a limit counts them.\n" +
 			"Counts with a ~ are estimates from a sample, taken while a flood was on.",
 		Args: atMostOneArg,
 		RunE: e.asRoot(func(_ *cobra.Command, args []string) error { return runSources(e, args, f) }),
@@ -41,12 +41,8 @@ func newSourcesCmd(e *env) *cobra.Command {
 }
 
 func runSources(e *env, args []string, f sourcesFlags) error {
-	var only netip.Addr
 	if len(args) > 0 {
-		var err error
-		if only, err = parseSource(args[0]); err != nil {
-			return err
-		}
+		return runSource(e, args[0], f)
 	}
 	shown := report.Sources{Now: e.now()}
 	err := e.read(func(i instance) (err error) {
@@ -55,9 +51,6 @@ func runSources(e *env, args []string, f sourcesFlags) error {
 	})
 	if err != nil {
 		return err
-	}
-	if only.IsValid() {
-		shown.Sources = slices.DeleteFunc(shown.Sources, func(s datapath.Source) bool { return !s.Prefix.Contains(only) })
 	}
 	known := len(shown.Sources)
 	report.SortSources(shown.Sources, f.by)
@@ -68,14 +61,63 @@ func runSources(e *env, args []string, f sourcesFlags) error {
 		return err
 	}
 	switch {
-	case known == 0 && only.IsValid():
-		e.say("no new connection of %s has been seen", only)
 	case known == 0:
 		e.say("no new connection has been seen")
 	case known > len(shown.Sources):
 		e.say("%d of %d sources; --top 0 shows all", len(shown.Sources), known)
 	}
 	return nil
+}
+
+// runSource shows one source: its lines, what its limits count, and its connections.
+func runSource(e *env, arg string, f sourcesFlags) error {
+	only, err := parseSource(arg)
+	if err != nil {
+		return err
+	}
+	shown := report.Source{Sources: report.Sources{Now: e.now()}, Top: f.top}
+	err = e.read(func(i instance) error {
+		of, all, err := sourceOf(i, only)
+		if err != nil {
+			return err
+		}
+		shown.Sources.Sources = all
+		if shown.Levels, err = i.Levels(only); err != nil {
+			return err
+		}
+		shown.Conns, err = i.OpenConns(of.Contains)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	report.SortSources(shown.Sources.Sources, f.by)
+	if len(shown.Sources.Sources) == 0 {
+		e.say("no new connection of %s has been seen", only)
+	}
+	switch f.output {
+	case formatJSON:
+		return shown.JSON(e.stdout)
+	case formatPlain:
+		return shown.Plain(e.stdout)
+	}
+	return shown.Text(e.stdout)
+}
+
+// sourceOf finds the lines of the source that an address belongs to. What is not in the ledger is the address alone.
+func sourceOf(i instance, addr netip.Addr) (of netip.Prefix, lines []datapath.Source, err error) {
+	all, err := i.Sources()
+	if err != nil {
+		return of, nil, err
+	}
+	of = netip.PrefixFrom(addr, addr.BitLen())
+	for _, s := range all {
+		if s.Prefix.Contains(addr) {
+			of = s.Prefix
+			lines = append(lines, s)
+		}
+	}
+	return of, lines, nil
 }
 
 func writeSources(e *env, shown report.Sources, output format) error {

@@ -4,6 +4,7 @@ package datapath_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/internal/testenv"
+	"github.com/synward/synward/pkg/policy"
 )
 
 // What these policies need.
@@ -134,8 +136,28 @@ func (b *bench) offload(tso, gso bool) {
 
 func (b *bench) owed(source netip.Addr) (owed float64) {
 	b.t.Helper()
-	b.read(func(i *datapath.Instance) error { owed = i.Owed(b.t, source); return nil })
+	b.read(func(i *datapath.Instance) error {
+		owed = i.Owed(b.t, source)
+		sources, err := i.Sources()
+		for _, s := range sources {
+			if s.Prefix.Contains(source) && (!s.Sends || !b.drained(owed, s.BytesOut)) {
+				b.t.Errorf("%s is owed %.0f bytes, and the ledger says %+v", source, owed, s)
+			}
+		}
+		levels, levelsErr := i.Levels(source)
+		for _, l := range levels {
+			if l.Limit.Kind == policy.KindBytesOut && !b.drained(owed, l.Counted) {
+				b.t.Errorf("%s is owed %.0f bytes, and its levels are %+v", source, owed, levels)
+			}
+		}
+		return errors.Join(err, levelsErr)
+	})
 	return owed
+}
+
+// drained: what is shown is what was owed a moment before, less what a limit of 1 MB/s gives back in a second.
+func (b *bench) drained(owed float64, shown uint64) bool {
+	return float64(shown) <= owed+2 && float64(shown) >= owed-1e6
 }
 
 // received is what the client's interface has received, in bytes.

@@ -48,6 +48,7 @@ const (
 	connsMapWaiting           = "waiting"
 	connsProgSynwardGate      = "synward_gate"
 	connsProgSynwardSeed      = "synward_seed"
+	connsProgSynwardShown     = "synward_shown"
 	connsProgSynwardState     = "synward_state"
 	connsVarConnsEpoch        = "conns_epoch"
 	connsVarConnsRunner       = "conns_runner"
@@ -107,6 +108,7 @@ type connsSpecs struct {
 type connsProgramSpecs struct {
 	SynwardGate  *ebpf.ProgramSpec `ebpf:"synward_gate"`
 	SynwardSeed  *ebpf.ProgramSpec `ebpf:"synward_seed"`
+	SynwardShown *ebpf.ProgramSpec `ebpf:"synward_shown"`
 	SynwardState *ebpf.ProgramSpec `ebpf:"synward_state"`
 }
 
@@ -275,6 +277,7 @@ type connsVariables struct {
 type connsPrograms struct {
 	SynwardGate  *ebpf.Program `ebpf:"synward_gate"`
 	SynwardSeed  *ebpf.Program `ebpf:"synward_seed"`
+	SynwardShown *ebpf.Program `ebpf:"synward_shown"`
 	SynwardState *ebpf.Program `ebpf:"synward_state"`
 }
 
@@ -282,6 +285,7 @@ func (p *connsPrograms) Close() error {
 	return _ConnsClose(
 		p.SynwardGate,
 		p.SynwardSeed,
+		p.SynwardShown,
 		p.SynwardState,
 	)
 }

@@ -45,15 +45,11 @@ func (i *Instance) ConnTallies() (ConnTallies, error) {
 
 // lookAtConns is what the gate says of one connection more; those that only wait are left out.
 func (c *checker) lookAtConns(l *limiterLimit) (Verdict, error) {
-	var word uint64
-	err := c.maps.Conns.Lookup(connKeyOf(l, c.source), &word)
-	if err != nil && !isMissing(err) {
-		return Verdict{}, fmt.Errorf("read count of connections: %w", err)
+	open, err := c.open(l)
+	if err != nil {
+		return Verdict{}, err
 	}
-	if word == math.MaxUint64 {
-		word = 0
-	}
-	if open := word&math.MaxUint32 + word>>32; open < l.Capacity {
+	if open < l.Capacity {
 		return Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT], Left: l.Capacity - open}, nil
 	}
 	return Verdict{Verdict: c.refused(), Reason: reasonNames[limiterReasonREASON_OVER_CONCURRENT]}, nil

@@ -32,11 +32,12 @@ type hashTestConnControl struct {
 }
 
 type hashTestConnHeld struct {
-	_     structs.HostLayout
-	Epoch uint64
-	Count uint32
-	Pad   uint32
-	Key   [8]hashTestConnKey
+	_       structs.HostLayout
+	Epoch   uint64
+	Count   uint32
+	Pad     uint32
+	SinceNs uint64
+	Key     [8]hashTestConnKey
 }
 
 type hashTestConnKey struct {

@@ -68,11 +68,12 @@ type limiterConnControl struct {
 }
 
 type limiterConnHeld struct {
-	_     structs.HostLayout
-	Count uint32
-	Pad   uint32
-	Epoch uint64
-	Key   [8]limiterConnKey
+	_       structs.HostLayout
+	Count   uint32
+	Pad     uint32
+	Epoch   uint64
+	SinceNs uint64
+	Key     [8]limiterConnKey
 }
 
 type limiterConnKey struct {
@@ -80,6 +81,16 @@ type limiterConnKey struct {
 	Limit uint64
 	Addr  limiterAddr
 	Pad   uint32
+}
+
+type limiterConnLine struct {
+	_          structs.HostLayout
+	SinceNs    uint64
+	Remote     limiterAddr
+	Local      limiterAddr
+	RemotePort uint16
+	LocalPort  uint16
+	Service    uint32
 }
 
 type limiterConnNote struct {

@@ -32,11 +32,12 @@ type limiterBenchConnControl struct {
 }
 
 type limiterBenchConnHeld struct {
-	_     structs.HostLayout
-	Epoch uint64
-	Count uint32
-	Pad   uint32
-	Key   [8]limiterBenchConnKey
+	_       structs.HostLayout
+	Epoch   uint64
+	Count   uint32
+	Pad     uint32
+	SinceNs uint64
+	Key     [8]limiterBenchConnKey
 }
 
 type limiterBenchConnKey struct {

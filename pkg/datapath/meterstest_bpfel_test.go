@@ -32,11 +32,12 @@ type metersTestConnControl struct {
 }
 
 type metersTestConnHeld struct {
-	_     structs.HostLayout
-	Epoch uint64
-	Count uint32
-	Pad   uint32
-	Key   [8]metersTestConnKey
+	_       structs.HostLayout
+	Epoch   uint64
+	Count   uint32
+	Pad     uint32
+	SinceNs uint64
+	Key     [8]metersTestConnKey
 }
 
 type metersTestConnKey struct {

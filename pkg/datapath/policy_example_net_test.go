@@ -65,13 +65,17 @@ func gamePorts() (ports []uint16) {
 	return ports
 }
 
-func newExampleBench(t *testing.T, mode datapath.Mode) *exampleBench {
-	t.Helper()
-	var from []netip.Prefix
+// exampleClients are the networks that clients come from.
+func exampleClients() (from []netip.Prefix) {
 	for _, p := range []string{"192.0.2.0/24", "198.51.100.0/24", "198.18.0.0/15", "2001:db8:1::/48", "2001:db8:2::/48", "2001:db9::/32"} {
 		from = append(from, netip.MustParsePrefix(p))
 	}
-	b := &exampleBench{bench: newBench(t, testenv.PairOptions{ClientPrefixes: from}), servers: map[uint16]*testenv.Server{}}
+	return from
+}
+
+func newExampleBench(t *testing.T, mode datapath.Mode) *exampleBench {
+	t.Helper()
+	b := &exampleBench{bench: newBench(t, testenv.PairOptions{ClientPrefixes: exampleClients()}), servers: map[uint16]*testenv.Server{}}
 	for _, side := range exampleSides() {
 		host := netip.PrefixFrom(side.named, side.named.BitLen())
 		if err := b.Server.AddAddrs(b.ServerIf, host); err != nil {
@@ -82,7 +86,7 @@ func newExampleBench(t *testing.T, mode datapath.Mode) *exampleBench {
 		}
 	}
 	b.attach(mode, nil)
-	p := parseExample(t, untilNow(examplePolicy))
+	p := parseExample(t, forOneSource(examplePolicy))
 	b.change(func(i *datapath.Instance) error { return i.Apply(datapath.ApplyOptions{Policy: p, By: "test"}) })
 	for _, port := range []uint16{80, 443, 8443, 22, 25, nobodysPort} {
 		b.servers[port] = testenv.NewServer(t, b.Server, netip.AddrPortFrom(netip.IPv6Unspecified(), port), testenv.ServerOptions{})

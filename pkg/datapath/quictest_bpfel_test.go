@@ -32,11 +32,12 @@ type quicTestConnControl struct {
 }
 
 type quicTestConnHeld struct {
-	_     structs.HostLayout
-	Epoch uint64
-	Count uint32
-	Pad   uint32
-	Key   [8]quicTestConnKey
+	_       structs.HostLayout
+	Epoch   uint64
+	Count   uint32
+	Pad     uint32
+	SinceNs uint64
+	Key     [8]quicTestConnKey
 }
 
 type quicTestConnKey struct {

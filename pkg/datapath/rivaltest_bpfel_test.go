@@ -32,11 +32,12 @@ type rivalTestConnControl struct {
 }
 
 type rivalTestConnHeld struct {
-	_     structs.HostLayout
-	Epoch uint64
-	Count uint32
-	Pad   uint32
-	Key   [8]rivalTestConnKey
+	_       structs.HostLayout
+	Epoch   uint64
+	Count   uint32
+	Pad     uint32
+	SinceNs uint64
+	Key     [8]rivalTestConnKey
 }
 
 type rivalTestConnKey struct {

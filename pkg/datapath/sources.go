@@ -27,6 +27,10 @@ func (i *Instance) Sources() ([]Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	sent, err := i.sentLevels()
+	if err != nil {
+		return nil, err
+	}
 	var out []Source
 	for {
 		n, err := i.maps.Sources.BatchLookup(&cursor, keys, values, nil)
@@ -39,6 +43,9 @@ func (i *Instance) Sources() ([]Source, error) {
 				continue
 			}
 			open.fill(&s, keys[j])
+			if err := sent.fill(&s, keys[j].Service); err != nil {
+				return nil, err
+			}
 			if at, twice := seen[keys[j]]; twice {
 				out[at] = s
 				continue

@@ -156,6 +156,9 @@ type Source struct {
 	// Connections of the service are counted where a limit needs it: then Counted, and Established are open now.
 	Counted     bool
 	Established uint64
+	// What is sent to a source is counted where a limit needs it: then Sends, and BytesOut is what has not drained yet.
+	Sends    bool
+	BytesOut uint64
 	// Verified is when the source last completed a handshake with a socket here; zero: not known.
 	Verified time.Time
 }

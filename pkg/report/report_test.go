@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -162,9 +163,43 @@ func TestSourcesCounted(t *testing.T) {
 		s.Sources[n].Counted, s.Sources[n].Established = true, uint64(200*n)
 	}
 	s.Sources[1].Verified = now().Add(-time.Minute)
+	s.Sources[1].Sends, s.Sources[1].BytesOut = true, 14_200_000
 	SortSources(s.Sources, ByEstablished)
 	golden(t, "sources-counted.txt", s.Text)
 	golden(t, "sources-counted.json", s.JSON)
+}
+
+// Of one source, all that its limits count is shown, and from where.
+func TestSource(t *testing.T) {
+	text := `
+version: 1
+services:
+  - name: web
+    listen: [443/tcp]
+    limits: [{per: source, new: 50/s, burst: 100}, {per: source, concurrent: 200}, {per: source, bytes_out: 20MB/60s}]
+`
+	p, err := policy.Parse("policy.yaml", []byte(text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := p.Services[0].Limits
+	s := Source{Sources: sources(), Top: 2, Levels: []datapath.LimitLevel{
+		{Service: "web", Name: "web limit 1", Limit: limits[0], Counted: 37, Most: 100, Clear: now().Add(740 * time.Millisecond), Borrowed: true},
+		{Service: "web", Name: "web limit 2", Limit: limits[1], Counted: 3, Most: 200},
+		{Service: "web", Name: "web limit 3", Limit: limits[2], Counted: 14_200_000, Most: 20_000_000, Clear: now().Add(42 * time.Second)},
+	}}
+	s.Sources.Sources = s.Sources.Sources[1:2]
+	for n := range 3 {
+		s.Conns = append(s.Conns, datapath.OpenConn{
+			Service: "web", Remote: netip.MustParseAddrPort(fmt.Sprintf("192.0.2.9:%d", 50432+n)),
+			Local: netip.MustParseAddrPort("203.0.113.10:443"), Since: now().Add(-time.Duration(3-n) * time.Minute),
+		})
+	}
+	golden(t, "source.txt", s.Text)
+	golden(t, "source.json", s.JSON)
+	// What holds connections need not be in the ledger.
+	s.Sources.Sources, s.Levels, s.Top = nil, nil, 0
+	golden(t, "source-conns.txt", s.Text)
 }
 
 func entries(list datapath.List) Entries {

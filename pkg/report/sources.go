@@ -52,6 +52,10 @@ func (s Sources) Text(w io.Writer) error {
 	if counted {
 		head = append(head, "established", "verified")
 	}
+	sends := slices.ContainsFunc(s.Sources, func(s datapath.Source) bool { return s.Sends })
+	if sends {
+		head = append(head, "bytes out")
+	}
 	t := newTable(head...)
 	sampled := false
 	for _, src := range s.Sources {
@@ -63,6 +67,9 @@ func (s Sources) Text(w io.Writer) error {
 			Ago(s.Now, src.FirstSeen), Ago(s.Now, src.LastSeen)}
 		if counted {
 			cells = append(cells, established(src), verified(s.Now, src))
+		}
+		if sends {
+			cells = append(cells, bytesOut(src))
 		}
 		t.row(cells...)
 	}
@@ -79,6 +86,14 @@ func established(s datapath.Source) string {
 		return "-"
 	}
 	return count(s.Established)
+}
+
+// bytesOut is a dash where nobody counts.
+func bytesOut(s datapath.Source) string {
+	if !s.Sends {
+		return "-"
+	}
+	return size(s.BytesOut)
 }
 
 // verified is when a handshake was last completed.
@@ -106,31 +121,38 @@ type sourceJSON struct {
 	Admitted uint64   `json:"admitted"`
 	Refused  uint64   `json:"refused"`
 	// Established and Verified are null where no limit has connections counted.
-	Established *uint64   `json:"established"`
-	Verified    *bool     `json:"verified"`
-	FirstSeen   timestamp `json:"first_seen"`
-	LastSeen    timestamp `json:"last_seen"`
-	Sampled     bool      `json:"sampled"`
+	Established *uint64 `json:"established"`
+	Verified    *bool   `json:"verified"`
+	// BytesOut is what was sent and has not drained yet; null where no limit has it counted.
+	BytesOut  *uint64   `json:"bytes_out"`
+	FirstSeen timestamp `json:"first_seen"`
+	LastSeen  timestamp `json:"last_seen"`
+	Sampled   bool      `json:"sampled"`
 }
 
 // JSON writes the document of `sources`.
 func (s Sources) JSON(w io.Writer) error {
-	sources := make([]sourceJSON, 0, len(s.Sources))
-	for _, src := range s.Sources {
-		var established *uint64
-		var verified *bool
-		if src.Counted {
-			completed := !src.Verified.IsZero()
-			established, verified = &src.Established, &completed
-		}
-		sources = append(sources, sourceJSON{
-			Established: established, Verified: verified,
-			Source: policy.FormatPrefix(src.Prefix), Service: optional(src.Service), Admitted: src.Admitted, Refused: src.Refused,
-			FirstSeen: timestamp(src.FirstSeen), LastSeen: timestamp(src.LastSeen), Sampled: src.Sampled,
-		})
-	}
 	return writeJSON(w, struct {
 		Schema  int          `json:"schema"`
 		Sources []sourceJSON `json:"sources"`
-	}{schema, sources})
+	}{schema, s.lines()})
+}
+
+func (s Sources) lines() []sourceJSON {
+	sources := make([]sourceJSON, 0, len(s.Sources))
+	for _, src := range s.Sources {
+		line := sourceJSON{
+			Source: policy.FormatPrefix(src.Prefix), Service: optional(src.Service), Admitted: src.Admitted, Refused: src.Refused,
+			FirstSeen: timestamp(src.FirstSeen), LastSeen: timestamp(src.LastSeen), Sampled: src.Sampled,
+		}
+		if src.Counted {
+			completed := !src.Verified.IsZero()
+			line.Established, line.Verified = &src.Established, &completed
+		}
+		if src.Sends {
+			line.BytesOut = &src.BytesOut
+		}
+		sources = append(sources, line)
+	}
+	return sources
 }
