@@ -17,8 +17,7 @@ import (
 
 // churn opens and closes so many connections as fast as it can, from several threads. Every other one is closed by
 // the server first.
-func (b connBench) churn(at netip.AddrPort, count int) (made int64) {
-	b.t.Helper()
+func churn(client *testenv.Namespace, at netip.AddrPort, count int) (made int64) {
 	const threads = 8
 	var sum atomic.Int64
 	var running sync.WaitGroup
@@ -40,7 +39,7 @@ func (b connBench) churn(at netip.AddrPort, count int) (made int64) {
 	}
 	for range threads {
 		running.Go(func() {
-			_ = b.Client.Do(func() error {
+			_ = client.Do(func() error {
 				for n := range count / threads {
 					if one(n%2 == 0) {
 						sum.Add(1)
@@ -60,7 +59,7 @@ func TestConcurrentChurn(t *testing.T) {
 	server := b.server(b.ServerIP4, testenv.ServerOptions{})
 	const count = 200_000
 	start := time.Now()
-	made := b.churn(server.Addr(), count)
+	made := churn(b.Client, server.Addr(), count)
 	t.Logf("%d connections in %v; %+v", made, time.Since(start), b.tallies())
 	if made < count*9/10 {
 		t.Errorf("only %d connections were made", made)
