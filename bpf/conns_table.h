@@ -46,10 +46,11 @@ static __always_inline __u64 conn_total(__u64 word)
 	return word == CONN_DEAD ? 0 : (word & 0xffffffff) + (word >> 32);
 }
 
+/* Up to Linux 6.3 the helper is a call of a function that returns int: the upper half of the register is not its sign. */
 static __always_inline long take_first(struct conn_try *t)
 {
 	__u64 word = t->amount;
-	long err = bpf_map_update_elem(&conns, &t->key, &word, BPF_NOEXIST);
+	int err = bpf_map_update_elem(&conns, &t->key, &word, BPF_NOEXIST);
 
 	if (err == ERR_EXISTS)
 		return 0;
@@ -100,7 +101,7 @@ __noinline int conn_take(const struct conn_key *key, __u64 amount, __u64 most)
 /* Where the delete cannot have its lock, the entry stays, empty and of use. */
 static __always_inline void conn_delete(const struct conn_key *key, __u64 *count)
 {
-	if (bpf_map_delete_elem(&conns, key))
+	if ((int)bpf_map_delete_elem(&conns, key))
 		__sync_val_compare_and_swap(count, CONN_DEAD, 0);
 }
 

@@ -68,10 +68,12 @@ func TestConcurrentFullTable(t *testing.T) {
 		for n := range keys {
 			keys[n], values[n] = key{1<<40 + first + uint64(n)}, 1
 		}
-		if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+		if n, err := m.BatchUpdate(keys, values, nil); err != nil {
+			t.Logf("%d keys of %d are there: %v", first+uint64(n), m.MaxEntries(), err)
 			break
 		}
 	}
+	defer func() { t.Logf("%+v", b.tallies()) }()
 	conn := b.dial(b.ClientIP4, server.Addr())
 	testenv.WaitFor(t, connsDeadline, "the server to have it", func() bool { return server.Open() == 1 })
 	if got := b.tallies().Uncounted; got == 0 {
