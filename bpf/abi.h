@@ -11,13 +11,13 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 5,
+	ABI_VERSION = 6,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,
 	MAX_INTERFACES = 64,
 	MAX_SERVICES = 256, /* in one policy */
-	MAX_LIMITS = 4096, /* in one policy, twice what it may hold; the last two are of answers */
+	MAX_LIMITS = 4096, /* in one policy, twice what it may hold; the last are of answers */
 	MAX_PACKET_LIMITS = 12, /* that one packet meets: 8 of its service and 4 global */
 	SERVICE_IDS = 2 * MAX_SERVICES, /* of two policies, for counts that outlive a policy */
 	LIMIT_IDS = 2 * MAX_LIMITS,
@@ -41,7 +41,9 @@ enum feature {
 	FEATURE_RESET = 128,
 	FEATURE_CONCURRENT = 256,
 	FEATURE_BYTES_OUT = 512, /* and the program at egress is there */
-	FEATURE_ALL = 1023,
+	FEATURE_CHALLENGE = 1024,
+	FEATURE_PROVEN = 2048, /* a limit that names the source challenges: ACKs are proof */
+	FEATURE_ALL = 4095,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */
@@ -61,6 +63,7 @@ enum reason {
 	REASON_MALFORMED,
 	REASON_FRAGMENT,
 	REASON_CONTENDED,
+	REASON_PROVEN,
 	REASON_SELF_TEST,
 	REASON_OVER_BYTES_OUT,
 	REASON_OVER_CONCURRENT,
@@ -73,6 +76,7 @@ enum action {
 	ACTION_DROP,
 	ACTION_RESET,
 	ACTION_OBSERVE,
+	ACTION_CHALLENGE,
 	ACTION_COUNT,
 };
 
@@ -84,6 +88,7 @@ enum mode {
 enum on_table_full {
 	TABLE_FULL_PASS,
 	TABLE_FULL_DROP,
+	TABLE_FULL_CHALLENGE, /* what `pass` would not let through */
 };
 
 /*
@@ -93,6 +98,9 @@ enum on_table_full {
 enum verdict {
 	VERDICT_REFUSED = 0x100,
 	VERDICT_OBSERVED = 0x200, /* over a limit that only observes */
+	VERDICT_CHALLENGED =
+		0x400, /* over one that challenges: refused, if no other limit refuses it */
+	VERDICT_PROOF = 0x800, /* and that names the source: its ACK is judged too */
 	VERDICT_ACTION_SHIFT = 12,
 	VERDICT_LIMIT_SHIFT = 16,
 };
@@ -124,6 +132,7 @@ enum limit_per {
 enum limit_flag {
 	LIMIT_COUNT_REJECTED = 1,
 	LIMIT_OBSERVES = 2, /* over it a packet goes on to the next limit */
+	LIMIT_PROVEN = 4, /* the second meter of another */
 };
 
 /* An address: IPv4 in word[0], IPv6 in all four, network byte order. family is 4 or 6. */

@@ -21,7 +21,8 @@ enum hash_key {
  * amount * cost >> cost_shift, rounded up. A TAT that is further ahead of now than stale units has
  * wrapped around and counts as past; all limits of one region share unit and stale. over is the whole
  * verdict on what is over the limit, action included (enum verdict). id is the limit's for longer
- * than a policy: its own TAT, aggregate and counter lie there. from and except are bits of the sets: a
+ * than a policy: its own TAT, aggregate and counter lie there. proven is the place of its second meter, which only
+ * proof of the source charges; 0: it has none. from and except are bits of the sets: a
  * limit applies to sources in one of from (0: all) and none of except. debt is, of bytes_out alone, what may be
  * owed at most, in units: more than a burst, for what was sent is charged in full. Of concurrent connections,
  * capacity is how many there may be, and nothing else of this is used.
@@ -41,7 +42,7 @@ struct limit {
 	__u8 kind;
 	__u8 per;
 	__u32 flags;
-	__u32 pad1;
+	__u32 proven;
 	__u64 from;
 	__u64 except;
 	__u64 aggregate_cost_ns;
@@ -58,6 +59,7 @@ enum service_flag {
 	SERVICE_COUNT_REJECTED = 4,
 	SERVICE_CONCURRENT =
 		32, /* some limit counts concurrent connections, of the global ones too */
+	SERVICE_PROVES = 128, /* some limit has a second meter: ACKs that are proof are judged */
 	SERVICE_DROPS =
 		16, /* all its limits are of new connections and drop, the global ones too */
 	SERVICE_BYTES_OUT = 64, /* some limit counts what is sent, of the global ones too */

@@ -23,6 +23,10 @@ struct limit_state {
 };
 _Static_assert(sizeof(struct limit_state) == 64, "limit_state");
 
+enum proof_size {
+	PROOF_SOURCES = 1 << 14,
+};
+
 /*
  * The large tables, side by side in one map, so that a program has the address of each and needs no look-up.
  * Go maps them into memory. Sizes are powers of two, for an index is bounded by a mask.
@@ -32,12 +36,18 @@ _Static_assert(sizeof(struct limit_state) == 64, "limit_state");
  * limit_states: written by the limits stage: `per: service`, and what full tables let through.
  * list_index: a clear bit proves that no list entry touches the address. Bits are set by Go before the
  * entry is inserted; a bit that stays set costs a lookup and nothing else.
+ * proof_until: when the next ACK of a source that was challenged lately is no longer looked at, in seconds of
+ * CLOCK_MONOTONIC, by a hash of the source; two sources of one hash cost each other a look. proof_until_jiffies: of
+ * the last of all. Written by the act stage.
  * limits, services, ports: written by Go, only in slots that control does not name.
  */
 struct tables {
 	struct bucket meters[METER_BUCKETS];
 	struct limit_state limit_states[LIMIT_IDS];
 	__u64 list_index[LIST_INDEX_WORDS];
+	__u32 proof_until[PROOF_SOURCES];
+	__u64 proof_until_jiffies;
+	__u64 pad[7];
 	struct limit limits[POLICY_SLOTS * MAX_LIMITS];
 	struct service services[POLICY_SLOTS * MAX_SERVICES];
 	struct port_table ports[POLICY_SLOTS];
@@ -88,13 +98,66 @@ struct quic_key {
 };
 _Static_assert(sizeof(struct quic_key) == 24, "quic_key");
 
+enum challenge_size {
+	CHALLENGE_SYN_BYTES = 60, /* the largest TCP header, as the kernel's helper wants it */
+};
+
+/* What a SYN-ACK may promise in the listener's name. */
+struct promise {
+	__u16 window;
+	__u8 wscale; /* no larger than what the kernel takes when the ACK comes in */
+	__u8 options; /* the kernel reads a timestamp's options back: tcp_timestamps is 2 */
+	__u8 sack;
+	__u8 scaling;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct promise) == 8, "promise");
+
+/* A TCP header with the options that a SYN-ACK may have. */
+struct synack {
+	__be16 sport;
+	__be16 dport;
+	__be32 seq;
+	__be32 ack;
+	__u8 offset;
+	__u8 flags;
+	__be16 window;
+	__be16 check;
+	__be16 urgent;
+	__be32 options[5];
+};
+_Static_assert(sizeof(struct synack) == 40, "synack");
+
+/* A SYN's options, as they are found: where in the header, and what they say. */
+struct option_walk {
+	__u32 at;
+	__u32 end;
+	__be32 timestamp;
+	__u8 wscale;
+	__u8 has_wscale;
+	__u8 has_sack;
+	__u8 has_timestamps;
+};
+_Static_assert(sizeof(struct option_walk) == 16, "option_walk");
+
+/* What is at work while a SYN is answered, too large for a stack. */
+struct challenge {
+	__u8 syn[CHALLENGE_SYN_BYTES];
+	struct synack answer;
+	struct promise promise;
+	__u32 mss; /* ours */
+	struct option_walk walk;
+};
+_Static_assert(sizeof(struct challenge) == 128, "challenge");
+
 /*
  * What one CPU counts on one interface; and what it keeps from stage to stage and packet to packet: the key
- * of the datagram that it judges, too large for a stack, and a hint.
+ * of the datagram that it judges and the answer that it writes, too large for a stack, and a hint.
  */
 struct counts {
 	struct ledger_budget ledger;
 	struct quic_key quic;
+	struct challenge challenge;
 	__u32 refused_by; /* the limit that refused last: id of the service << 8 | its number there */
 	__u32 pad;
 	struct counter by_end[REASON_COUNT * ACTION_COUNT];

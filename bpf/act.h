@@ -10,34 +10,20 @@
 #include <linux/pkt_cls.h>
 
 #include "account.h"
+#include "challenge_act.h"
 #include "many.h"
 #include "reset.h"
 
-/* Answers have limits of their own, one for each source and one for all: the last two of a policy. */
-#define ANSWERS_TO_SOURCE (MAX_LIMITS - 2)
-#define ANSWERS_IN_TOTAL (MAX_LIMITS - 1)
-
-/* Charges them. Worst case: a source that is over its own has cost the others nothing. */
+/* Worst case: a source that is over its own has cost the others nothing. */
 __noinline int may_answer(struct packet *p)
 {
-	const struct limit *to_source, *in_total;
-	__u64 now = bpf_ktime_get_ns(), hash;
-	__u32 slot;
-
-	if (!p)
-		return 0;
-	slot = slot_of(p);
-	to_source = limit_in(slot, ANSWERS_TO_SOURCE);
-	in_total = limit_in(slot, ANSWERS_IN_TOTAL);
-	hash = hash_addr(to_source, &p->src, to_source->seed);
-	return meter_charge(to_source, hash, now, to_source->cost) == METER_ADMITTED &&
-	       state_charge(in_total, now, in_total->cost) == METER_ADMITTED;
+	return p ? charge_answer(p, ANSWERS_TO_SOURCE, ANSWERS_IN_TOTAL, bpf_ktime_get_ns()) : 0;
 }
 
 /* What could not be answered was dropped, and is counted as that. */
 static __always_inline __u32 not_answered(__u32 verdict)
 {
-	return (verdict & ~(7 << VERDICT_ACTION_SHIFT)) | ACTION_DROP << VERDICT_ACTION_SHIFT;
+	return with_another(verdict, ACTION_DROP);
 }
 
 static __always_inline bool wants_answer(__u32 verdict)
@@ -48,6 +34,11 @@ static __always_inline bool wants_answer(__u32 verdict)
 static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, struct packet *p,
 				   __u32 verdict)
 {
+	if (wants_challenge(verdict)) {
+		verdict = challenged_xdp(ctx, p, verdict);
+		count_packet(mine, p, verdict);
+		return verdict_xdp(verdict);
+	}
 	if (wants_answer(verdict)) {
 		if (may_send && answerable(p) && may_answer(p) && reset_xdp(ctx, p)) {
 			count_packet(mine, p, verdict);
@@ -65,6 +56,11 @@ static __always_inline int act_tc(struct __sk_buff *ctx, struct counts *mine, st
 {
 	int sent;
 
+	if (wants_challenge(verdict)) {
+		verdict = challenged_tc(ctx, p, verdict);
+		count_packet(mine, p, verdict);
+		return verdict_tc(ctx, verdict);
+	}
 	if (wants_answer(verdict)) {
 		sent = may_send && answerable(p) && may_answer(p) ? reset_tc(ctx, p) : TC_ACT_SHOT;
 		if (sent == TC_ACT_REDIRECT) {

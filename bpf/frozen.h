@@ -29,5 +29,12 @@ volatile const bool may_send = true;
 /* What some policy in force needs: FEATURE_ bits. */
 volatile const __u32 features = FEATURE_ALL;
 
+/*
+ * Functions that begin with these call what not every kernel has: one that nobody calls is verified all the same,
+ * as far as its code is not dead.
+ */
+#define CHALLENGES (features & FEATURE_CHALLENGE)
+#define PROVES (features & FEATURE_PROVEN)
+
 /* From this second of CLOCK_MONOTONIC on nothing is refused any more, only observed; 0: never. */
 volatile const __u32 observe_after = 0;

@@ -115,6 +115,18 @@ static __always_inline void note_waiting(struct packet *p, __u32 verdict)
 		conns_wait(p);
 }
 
+/* Proof that goes on is no further connection: its SYN was counted. */
+static __always_inline __u32 judged_proof(struct counts *mine, struct packet *p,
+					  const struct service *s, __u32 slot, __u64 now,
+					  __u32 verdict)
+{
+	if (!(verdict & REFUSED))
+		return REASON_PROVEN | ACTION_PASS << VERDICT_ACTION_SHIFT;
+	count_limit(mine, p, verdict, s);
+	note(mine, p, slot, s->id, now, verdict, true);
+	return with_action(verdict, slot, now);
+}
+
 /* A packet that no list decides, and that only its service can. */
 static __always_inline __u32 judge_service(struct counts *mine, struct packet *p, __u32 slot,
 					   __u64 now)
@@ -135,6 +147,8 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 		return REASON_ESTABLISHED;
 	if (!verdict)
 		verdict = judge_by_limits(p, s, listen, slot, now);
+	if (features & FEATURE_PROVEN && p->kind == KIND_PROOF)
+		return judged_proof(mine, p, s, slot, now, verdict);
 	/* Not what is refused, or would be but for `mode: observe`: what its client sends again counts again. */
 	if (quic && p->kind == KIND_NEW && !(verdict & REFUSED))
 		quic_note(&mine->quic, now);

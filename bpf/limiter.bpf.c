@@ -26,6 +26,7 @@
 #include "decide.h"
 #include "account.h"
 #include "act.h"
+#include "challenge_proof.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -57,6 +58,7 @@ const struct {
 	enum conn_size conn_size;
 	enum conn_runner conn_runner;
 	struct conn_line conn_line;
+	enum proof_size proof_size;
 } *const names_for_go __attribute__((unused)) = 0;
 
 SEC("xdp.frags")
@@ -72,6 +74,8 @@ int synward_xdp(struct xdp_md *ctx)
 		verdict = walk_chain_xdp(ctx, &p);
 	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
 		p.quic = quic_parse_xdp(ctx, &p, &mine->quic);
+	if (features & FEATURE_PROVEN && !verdict && may_be_proof(&p))
+		p.kind = proof_xdp(ctx, &p);
 	return mine ? act_xdp(ctx, mine, &p, judge(mine, &p, verdict)) : XDP_PASS;
 }
 
@@ -101,6 +105,8 @@ int synward_tc(struct __sk_buff *ctx)
 		verdict = walk_chain_skb(ctx, &p);
 	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
 		p.quic = quic_parse_skb(ctx, &p, &mine->quic);
+	if (features & FEATURE_PROVEN && !verdict && may_be_proof(&p))
+		p.kind = proof_skb(ctx, &p);
 	return mine ? act_tc(ctx, mine, &p, judge(mine, &p, verdict)) : TC_ACT_UNSPEC;
 }
 

@@ -77,6 +77,19 @@ static __always_inline __u32 verdict_of(const struct limit *l, __u32 reason)
 	return reason | (l->id + 1) << VERDICT_LIMIT_SHIFT;
 }
 
+/* The same of what is refused by a challenge, if no other limit refuses it otherwise. */
+static __always_inline __u32 challenge_of(const struct limit *l, __u32 reason)
+{
+	return verdict_of(l, reason) | VERDICT_CHALLENGED |
+	       ACTION_CHALLENGE << VERDICT_ACTION_SHIFT;
+}
+
+/* A challenge that stands. */
+static __always_inline __u32 settled(__u32 verdict)
+{
+	return verdict & VERDICT_CHALLENGED ? verdict | REFUSED : verdict;
+}
+
 /* The same of a refusal. A limit that only observes refuses nothing, for whatever reason. */
 static __always_inline __u32 refusal_of(const struct limit *l, __u32 reason)
 {
@@ -120,11 +133,23 @@ static __always_inline bool aggregate_would_admit(const struct limit *l, __u64 n
 	return gcra_next(tat, now, l->aggregate_cost_ns, l->aggregate_capacity_ns);
 }
 
+/* What no aggregate lets through. */
+static __always_inline __u32 no_room(const struct limit *l, __u32 slot)
+{
+	const struct policy *policy = policy_at(slot);
+
+	if (features & FEATURE_CHALLENGE && policy->on_table_full == TABLE_FULL_CHALLENGE &&
+	    l->kind == LIMIT_NEW && policy->mode == MODE_ENFORCE &&
+	    !(l->flags & (LIMIT_OBSERVES | LIMIT_PROVEN)))
+		return challenge_of(l, REASON_TABLE_FULL);
+	return refusal_of(l, REASON_TABLE_FULL);
+}
+
 static __always_inline __u32 table_full(const struct limit *limit, __u32 slot, __u64 now)
 {
-	if (policy_at(slot)->on_table_full == TABLE_FULL_PASS && aggregate_admits(limit, now))
+	if (policy_at(slot)->on_table_full != TABLE_FULL_DROP && aggregate_admits(limit, now))
 		return verdict_of(limit, REASON_TABLE_FULL);
-	return refusal_of(limit, REASON_TABLE_FULL);
+	return no_room(limit, slot);
 }
 
 static __always_inline __u32 charged(int meter, const struct limit *limit, __u32 slot, __u64 now)
@@ -145,11 +170,13 @@ static __always_inline __u32 charged(int meter, const struct limit *limit, __u32
 static __always_inline __u32 limit_judge_plain(const struct limit *l, const struct packet *p,
 					       __u32 slot, __u64 now)
 {
+	__u32 verdict;
 	__u64 hash;
 
 	if (features & FEATURE_UDP && p->kind != KIND_NEW)
 		return REASON_UNDER_LIMIT;
 	hash = hash_addr(l, &p->src, l->seed);
 
-	return charged(meter_charge_inline(l, hash, now, l->cost), l, slot, now);
+	verdict = charged(meter_charge_inline(l, hash, now, l->cost), l, slot, now);
+	return features & FEATURE_CHALLENGE ? settled(verdict) : verdict;
 }

@@ -97,7 +97,9 @@ static __always_inline bool is_concurrent(const struct limit *l)
 
 static __always_inline bool limit_applies(const struct limit *l, const struct packet *p, __u64 in)
 {
-	if (l->kind == LIMIT_NEW && p->kind != KIND_NEW)
+	__u8 counted = features & FEATURE_PROVEN && l->flags & LIMIT_PROVEN ? KIND_PROOF : KIND_NEW;
+
+	if (l->kind == LIMIT_NEW && p->kind != counted)
 		return false;
 	if (is_bytes_out(l) && p->kind == KIND_ESTABLISHED)
 		return false;
@@ -156,20 +158,57 @@ static __always_inline const struct limit *limit_at(const struct service *s, __u
 	return n < policy->global_count ? limit_in(slot, policy->global_first + n) : NULL;
 }
 
-/* REASON_UNDER_LIMIT where a limit would admit the packet or does not apply. */
+/* Whether the second meter of a limit would refuse a SYN's ACK, which only proof can have filled. */
+__noinline int proven_is_over(const struct limit *l, const struct limit *second,
+			      const struct packet *p, __u64 now, __u64 in)
+{
+	if (!l || !second || !p || !limit_applies(l, p, in))
+		return 0;
+	return meter_look(second, hash_key(second, p), now, limit_cost(second, p)) == METER_OVER;
+}
+
+/* Proof meets the second meter of a limit, where it has one. */
+static __always_inline const struct limit *met_by(const struct limit *l, const struct packet *p,
+						  __u32 slot)
+{
+	if (features & FEATURE_PROVEN && l->proven && p->kind == KIND_PROOF)
+		return limit_in(slot, l->proven);
+	return l;
+}
+
+/*
+ * REASON_UNDER_LIMIT where a limit would admit the packet or does not apply. A SYN over a second meter is not
+ * challenged but refused: its ACK would be.
+ */
 static __always_inline __u32 look_at(const struct limit *l, const struct packet *p, __u32 slot,
 				     __u64 now, __u64 in)
 {
-	int meter = limit_look(l, p, now, in);
+	const struct limit *second;
+	int meter;
 
+	if (features & FEATURE_PROVEN && l->proven && p->kind == KIND_NEW) {
+		second = limit_in(slot, l->proven);
+		if (proven_is_over(l, second, p, now, in))
+			return verdict_of(l, REFUSE(REASON_OVER_NEW));
+	}
+	l = met_by(l, p, slot);
+	meter = limit_look(l, p, now, in);
 	if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
 		return REASON_UNDER_LIMIT;
-	if (meter == METER_FULL && policy_at(slot)->on_table_full == TABLE_FULL_PASS &&
+	if (meter == METER_FULL && policy_at(slot)->on_table_full != TABLE_FULL_DROP &&
 	    aggregate_would_admit(l, now))
 		return REASON_UNDER_LIMIT;
 	if (meter == METER_FULL)
-		return refusal_of(l, REASON_TABLE_FULL);
+		return no_room(l, slot);
 	return charged(meter, l, slot, now);
+}
+
+/* What limits say that do not end it, together: a challenge before what is only observed, and the first of each. */
+static __always_inline __u32 with_soft(__u32 so_far, __u32 verdict)
+{
+	if (verdict & VERDICT_CHALLENGED)
+		return so_far & VERDICT_CHALLENGED ? so_far | (verdict & VERDICT_PROOF) : verdict;
+	return verdict & VERDICT_OBSERVED && !(so_far & VERDICT_CHALLENGED) ? verdict : so_far;
 }
 
 /*
@@ -181,7 +220,7 @@ static __always_inline __u32 look_at(const struct limit *l, const struct packet 
 static __always_inline __u32 look_at_all(struct counts *mine, const struct service *s,
 					 const struct packet *p, __u32 slot, __u64 now, __u64 in)
 {
-	__u32 observed = REASON_UNDER_LIMIT, last = mine->refused_by, verdict;
+	__u32 soft = REASON_UNDER_LIMIT, last = mine->refused_by, verdict;
 	const struct limit *l = NULL;
 
 	if (s->flags & SERVICE_DROPS && last >> 8 == s->id)
@@ -200,10 +239,9 @@ static __always_inline __u32 look_at_all(struct counts *mine, const struct servi
 			mine->refused_by = s->id << 8 | n;
 			return verdict;
 		}
-		if (verdict & VERDICT_OBSERVED)
-			observed = verdict;
+		soft = with_soft(soft, verdict);
 	}
-	return observed;
+	return soft;
 }
 
 static __always_inline __u32 charge_all(const struct service *s, const struct packet *p, __u32 slot,
@@ -218,13 +256,15 @@ static __always_inline __u32 charge_all(const struct service *s, const struct pa
 
 		if (!l)
 			break;
+		l = met_by(l, p, slot);
 		meter = limit_charge(l, p, now, in);
 		if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
 			continue;
 		one = charged(meter, l, slot, now);
 		if (one & REFUSED)
 			return one;
-		verdict = one;
+		verdict = one & (VERDICT_CHALLENGED | VERDICT_OBSERVED) ? with_soft(verdict, one) :
+									  one;
 	}
 	return verdict;
 }
@@ -255,5 +295,5 @@ __noinline __u32 limits_judge_many(const struct packet *p, __u32 listen, __u32 s
 		verdict = charge_all(s, p, slot, now, in);
 	if (verdict & REFUSED && s->flags & SERVICE_COUNT_REJECTED)
 		reject_all(s, p, slot, now, in);
-	return verdict;
+	return settled(verdict);
 }

@@ -12,6 +12,7 @@ enum packet_kind {
 	KIND_DATAGRAM, /* UDP, if some service takes it */
 	KIND_FRAGMENT, /* a later fragment: no ports, no flags */
 	KIND_CHAIN, /* IPv6 extension headers are still to be walked */
+	KIND_PROOF, /* an ACK with a valid cookie, of no connection yet: its source is no forgery */
 };
 
 struct packet {
@@ -30,7 +31,7 @@ struct packet {
 	__u8 quic; /* what a datagram would be to a QUIC service: enum quic_shape */
 	__u16 udp_bytes; /* what the UDP header says, itself included */
 	__u8 slot; /* plus 1, of the policy that judges it: read once, or a flip may come in between */
-	__u8 pad;
+	__u8 tcp_flags; /* where ACKs may be proof */
 };
 
 enum quic_shape {

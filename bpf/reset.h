@@ -55,7 +55,9 @@ static __always_inline bool same_addr(const struct addr *a, const struct addr *b
 /* A fragment is not: its SYN may never become whole. Nor is land, which would answer itself. */
 static __always_inline bool answerable(const struct packet *p)
 {
-	if (p->proto != IPPROTO_TCP || p->kind != KIND_NEW || p->first_fragment)
+	if (p->proto != IPPROTO_TCP || p->first_fragment)
+		return false;
+	if (p->kind != KIND_NEW && p->kind != KIND_PROOF)
 		return false;
 	if (never_a_host(&p->src) || never_a_host(&p->dst))
 		return false;
@@ -88,10 +90,10 @@ static __always_inline __u64 sum_words(const void *from, __u32 bytes)
 }
 
 /* The same of the pseudo header of an answer, in both families: IPv4 leaves three words zero. */
-static __always_inline __u64 pseudo_sum(const struct packet *p)
+static __always_inline __u64 pseudo_sum(const struct packet *p, __u32 tcp_bytes)
 {
 	return sum_words(p->src.word, sizeof(p->src.word)) +
-	       sum_words(p->dst.word, sizeof(p->dst.word)) + bpf_htonl(IPPROTO_TCP + TCP_BYTES);
+	       sum_words(p->dst.word, sizeof(p->dst.word)) + bpf_htonl(IPPROTO_TCP + tcp_bytes);
 }
 
 /* The SYN's header into that of its answer. SEG.LEN counts the SYN and the data behind it. */
@@ -108,6 +110,12 @@ static __always_inline bool turn_tcp(struct tcp_header *tcp, const struct packet
 
 	if (header < TCP_BYTES || header > p->l4_bytes)
 		return false;
+	if (p->kind ==
+	    KIND_PROOF) { /* an ACK, which says what it expects: SEQ=SEG.ACK, and no ACK */
+		answer.seq = tcp->ack;
+		answer.ack = 0;
+		answer.flags = TCP_RST;
+	}
 	*tcp = answer;
 	return true;
 }
@@ -123,12 +131,13 @@ static __always_inline long turn_link(void *ctx, load_fn load, store_fn store)
 	return store(ctx, 0, &turned, sizeof(turned));
 }
 
-static __always_inline long write_ipv4(void *ctx, const struct packet *p, __u32 at, store_fn store)
+static __always_inline long write_ipv4(void *ctx, const struct packet *p, __u32 at, __u32 tcp_bytes,
+				       store_fn store)
 {
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = sizeof(ip) / 4,
-		.tot_len = bpf_htons(sizeof(ip) + TCP_BYTES),
+		.tot_len = bpf_htons(sizeof(ip) + tcp_bytes),
 		.frag_off = bpf_htons(IPV4_DF),
 		.ttl = RESET_TTL,
 		.protocol = IPPROTO_TCP,
@@ -140,11 +149,12 @@ static __always_inline long write_ipv4(void *ctx, const struct packet *p, __u32 
 	return store(ctx, at, &ip, sizeof(ip));
 }
 
-static __always_inline long write_ipv6(void *ctx, const struct packet *p, __u32 at, store_fn store)
+static __always_inline long write_ipv6(void *ctx, const struct packet *p, __u32 at, __u32 tcp_bytes,
+				       store_fn store)
 {
 	struct ipv6hdr ip = {
 		.version = 6,
-		.payload_len = bpf_htons(TCP_BYTES),
+		.payload_len = bpf_htons(tcp_bytes),
 		.nexthdr = IPPROTO_TCP,
 		.hop_limit = RESET_TTL,
 	};
@@ -154,14 +164,27 @@ static __always_inline long write_ipv6(void *ctx, const struct packet *p, __u32 
 	return store(ctx, at, &ip, sizeof(ip));
 }
 
-/* at: of the IP header. */
+/* at: of the IP header. tcp: the whole TCP header of the answer. */
 static __always_inline long write_answer(void *ctx, const struct packet *p, __u32 at,
-					 const struct tcp_header *tcp, store_fn store)
+					 const void *tcp, __u32 tcp_bytes, store_fn store)
 {
-	long err = p->src.family == 4 ? write_ipv4(ctx, p, at, store) :
-					write_ipv6(ctx, p, at, store);
+	long err = p->src.family == 4 ? write_ipv4(ctx, p, at, tcp_bytes, store) :
+					write_ipv6(ctx, p, at, tcp_bytes, store);
 
-	return err ?: store(ctx, at + ip_bytes(p), tcp, TCP_BYTES);
+	return err ?: store(ctx, at + ip_bytes(p), tcp, tcp_bytes);
+}
+
+/* The packet becomes the answer with this TCP header, checksum and all. 0: it is to be dropped. */
+static __always_inline int answer_with_xdp(struct xdp_md *ctx, const struct packet *p,
+					   const void *tcp, __u32 tcp_bytes)
+{
+	__u32 length = p->l3_offset + ip_bytes(p) + tcp_bytes;
+
+	if (p->l3_offset < ETH_HLEN || turn_link(ctx, load_xdp, store_xdp))
+		return 0;
+	if (bpf_xdp_adjust_tail(ctx, (int)(length - p->bytes)))
+		return 0;
+	return !write_answer(ctx, p, p->l3_offset, tcp, tcp_bytes, store_xdp);
 }
 
 /*
@@ -178,19 +201,15 @@ static __always_inline long write_answer(void *ctx, const struct packet *p, __u3
 __noinline int reset_xdp(struct xdp_md *ctx, const struct packet *p)
 {
 	struct tcp_header tcp;
-	__u32 length;
 
 	if (!p || !answerable(p))
 		return 0;
 	if (load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)) || !turn_tcp(&tcp, p))
 		return 0;
-	tcp.check = ~fold_sum(pseudo_sum(p) + sum_words(&tcp, sizeof(tcp)));
-	length = p->l3_offset + ip_bytes(p) + TCP_BYTES;
-	if (p->l3_offset < ETH_HLEN || length > p->bytes || turn_link(ctx, load_xdp, store_xdp))
+	tcp.check = ~fold_sum(pseudo_sum(p, TCP_BYTES) + sum_words(&tcp, sizeof(tcp)));
+	if (p->l3_offset + ip_bytes(p) + TCP_BYTES > p->bytes)
 		return 0;
-	if (bpf_xdp_adjust_tail(ctx, (int)(length - p->bytes)))
-		return 0;
-	return !write_answer(ctx, p, p->l3_offset, &tcp, store_xdp);
+	return answer_with_xdp(ctx, p, &tcp, TCP_BYTES);
 }
 
 /* Whether the network header begins so many bytes into the buffer: its last byte, and none behind. */
@@ -224,13 +243,14 @@ static __always_inline int written_from(struct __sk_buff *ctx)
  * kernel cannot do that (behind an inline tag, or over 4095 bytes), it refuses to shorten what is
  * PARTIAL, and also else to less than where it knows the TCP header to be: no answer then.
  */
-static __always_inline long cut_skb(struct __sk_buff *ctx, const struct packet *p, __u32 at)
+static __always_inline long cut_skb(struct __sk_buff *ctx, const struct packet *p, __u32 at,
+				    __u32 tcp_bytes)
 {
 	__u32 more = p->l4_offset - p->l3_offset - ip_bytes(p);
 
 	if (more)
 		bpf_skb_adjust_room(ctx, -(int)more, BPF_ADJ_ROOM_NET, 0);
-	return bpf_skb_change_tail(ctx, at + ip_bytes(p) + TCP_BYTES, 0);
+	return bpf_skb_change_tail(ctx, at + ip_bytes(p) + tcp_bytes, 0);
 }
 
 /*
@@ -239,15 +259,28 @@ static __always_inline long cut_skb(struct __sk_buff *ctx, const struct packet *
  * the whole, and that its own sum follows, which the second step sees to and the first does not.
  */
 static __always_inline long checksum_skb(struct __sk_buff *ctx, const struct packet *p, __u32 at,
-					 const struct tcp_header *tcp)
+					 __u16 sum, __u32 tcp_bytes)
 {
-	__u16 sum = fold_sum(sum_words(tcp, sizeof(*tcp)));
 	long err;
 
 	at += ip_bytes(p) + offsetof(struct tcp_header, check);
 	err = bpf_l4_csum_replace(ctx, at, 0, sum, 0);
 	bpf_csum_update(ctx, (__u16)~sum); /* nothing to do for what is not COMPLETE */
-	return err ?: bpf_l4_csum_replace(ctx, at, 0, fold_sum(pseudo_sum(p)), BPF_F_PSEUDO_HDR);
+	return err   ?:
+		       bpf_l4_csum_replace(ctx, at, 0, fold_sum(pseudo_sum(p, tcp_bytes)),
+					   BPF_F_PSEUDO_HDR);
+}
+
+/* As answer_with_xdp, of the TCP header with 0xffff as its checksum; sum: that of the header. -1: to be dropped. */
+static __always_inline int answer_with_skb(struct __sk_buff *ctx, const struct packet *p, __u32 at,
+					   const void *tcp, __u32 tcp_bytes, __u16 sum)
+{
+	if (has_link_header && turn_link(ctx, load_skb, store_skb))
+		return -1;
+	if (cut_skb(ctx, p, at, tcp_bytes) || write_answer(ctx, p, at, tcp, tcp_bytes, store_skb) ||
+	    checksum_skb(ctx, p, at, sum, tcp_bytes))
+		return -1;
+	return 0;
 }
 
 /*
@@ -272,10 +305,7 @@ __noinline int reset_tc(struct __sk_buff *ctx, const struct packet *p)
 	at = front + p->l3_offset;
 	if (at + ip_bytes(p) + TCP_BYTES > ctx->len)
 		return TC_ACT_SHOT;
-	if (has_link_header && turn_link(ctx, load_skb, store_skb))
-		return TC_ACT_SHOT;
-	if (cut_skb(ctx, p, at) || write_answer(ctx, p, at, &tcp, store_skb) ||
-	    checksum_skb(ctx, p, at, &tcp))
+	if (answer_with_skb(ctx, p, at, &tcp, TCP_BYTES, fold_sum(sum_words(&tcp, sizeof(tcp)))))
 		return TC_ACT_SHOT;
 	return bpf_redirect(ctx->ifindex, 0);
 }

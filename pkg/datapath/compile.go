@@ -11,18 +11,6 @@ import (
 	"github.com/synward/synward/pkg/policy"
 )
 
-// The limits of answers, the same for every policy that has any: RSTs to one source, and in total.
-const (
-	answersPerSource, answersPerSourceBurst = 10, 20
-	answersInTotal, answersInTotalBurst     = 10_000, 10_000
-)
-
-// The last limits of a policy are those of answers.
-const (
-	answerSourceAt = uint32(limiterAbiMAX_LIMITS) - 2
-	answerTotalAt  = uint32(limiterAbiMAX_LIMITS) - 1
-)
-
 // maxSetPrefixes is how many prefixes of sets one policy may have: half of the trie.
 const maxSetPrefixes = 1 << 19
 
@@ -103,6 +91,9 @@ func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 			return nil, fmt.Errorf("global limit %d: %w", n+1, err)
 		}
 	}
+	if err := c.addProven(p); err != nil {
+		return nil, err
+	}
 	c.head.Limits = uint32(len(c.limits))
 	if err := c.addAnswers(); err != nil {
 		return nil, err
@@ -148,7 +139,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
 	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
 	sets := out.Allow != 0
-	volume, sent, drops, concurrent := false, false, true, 0
+	volume, sent, drops, proven, concurrent := false, false, true, false, 0
 	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
 		if i < len(s.Limits) {
 			if err := add(l, s.Name); err != nil {
@@ -159,6 +150,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		sets = sets || !l.From.IsEmpty() || !l.Except.IsEmpty()
 		volume = volume || l.Kind == policy.KindPackets || l.Kind == policy.KindBytesIn
 		sent = sent || l.Kind == policy.KindBytesOut
+		proven = proven || proves(l)
 		drops = drops && l.Over == policy.OverDrop && l.Kind == policy.KindNew
 		if l.Kind == policy.KindConcurrent {
 			concurrent++
@@ -173,7 +165,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	for flag, on := range map[limiterServiceFlag]bool{
 		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
 		limiterServiceFlagSERVICE_DROPS: drops, limiterServiceFlagSERVICE_BYTES_OUT: sent,
-		limiterServiceFlagSERVICE_CONCURRENT: concurrent > 0,
+		limiterServiceFlagSERVICE_CONCURRENT: concurrent > 0, limiterServiceFlagSERVICE_PROVES: proven,
 	} {
 		if on {
 			out.Flags |= uint32(flag)
@@ -213,7 +205,7 @@ func supported(l policy.Limit) error {
 	case !kind:
 		return fail(ErrInvalid, "this version does not count %s yet; take the limit out", l.Kind)
 	case !over:
-		return fail(ErrInvalid, "this version does not know `over: %s` yet; use drop, reset or observe", l.Over)
+		return fail(ErrInvalid, "this version does not know `over: %s` yet; use drop, reset, challenge or observe", l.Over)
 	case l.Exempt != "":
 		return fail(ErrInvalid, "this version does not know `exempt` yet; take it out")
 	case l.Kind == policy.KindConcurrent && l.Per != policy.PerSource && l.Per != policy.PerService:
@@ -228,35 +220,6 @@ func supported(l policy.Limit) error {
 // its rate has become there. Several may have one name.
 func identify(l policy.Limit, service string) string {
 	return fmt.Sprintf("%q %s %s %v %v %v", service, l.Kind, l.Per, l.Prefix, l.From, l.Except)
-}
-
-func resets(l policy.Limit) bool { return l.Over == policy.OverReset }
-
-// addAnswers adds the limits of answers, if anything is answered.
-func (c *compiled) addAnswers() error {
-	answers := false
-	for _, s := range c.source.Services {
-		answers = answers || slices.ContainsFunc(s.Limits, resets)
-	}
-	answers = answers || slices.ContainsFunc(c.source.Global.Limits, resets)
-	if !answers {
-		return nil
-	}
-	perSource := policy.Limit{
-		Kind: policy.KindNew, Per: policy.PerSource, Prefix: policy.PrefixLengths{IPv4: 32, IPv6: 64}, Over: policy.OverDrop,
-		Rate: policy.Rate{Count: answersPerSource, Period: time.Second}, Burst: answersPerSourceBurst,
-	}
-	total := perSource
-	total.Per, total.Rate.Count, total.Burst = policy.PerService, answersInTotal, answersInTotalBurst
-	for at, l := range map[uint32]policy.Limit{answerSourceAt: perSource, answerTotalAt: total} {
-		one, err := compileLimit(l)
-		if err != nil {
-			return fmt.Errorf("limit of answers: %w", err)
-		}
-		c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
-		c.identity[at] = fmt.Sprintf("answers %s", l.Per)
-	}
-	return nil
 }
 
 // findFeatures says what of the program the policy needs.
@@ -280,6 +243,8 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 		}
 	}
 	_, need[limiterFeatureFEATURE_RESET] = c.limits[answerSourceAt]
+	_, need[limiterFeatureFEATURE_CHALLENGE] = c.limits[challengeSourceAt]
+	need[limiterFeatureFEATURE_PROVEN] = c.proves()
 	for feature, needed := range need {
 		if needed {
 			c.head.Features |= uint32(feature)

@@ -58,10 +58,15 @@ func compileLimit(l policy.Limit) (compiledLimit, error) {
 	out := compiledLimit{limiterLimit: limiterLimit{
 		Kind: uint8(kinds[l.Kind]), Per: uint8(pers[l.Per]), Over: uint32(overReasons[l.Kind]),
 	}}
-	if l.Over == policy.OverObserve {
+	switch {
+	case l.Over == policy.OverObserve:
 		out.Flags |= uint32(limiterLimitFlagLIMIT_OBSERVES)
 		out.Over |= uint32(limiterVerdictVERDICT_OBSERVED)
-	} else {
+	case proves(l):
+		out.Over |= uint32(limiterVerdictVERDICT_CHALLENGED | limiterVerdictVERDICT_PROOF)
+	case l.Over == policy.OverChallenge:
+		out.Over |= uint32(limiterVerdictVERDICT_CHALLENGED)
+	default:
 		out.Over |= uint32(limiterVerdictVERDICT_REFUSED)
 	}
 	out.Over |= uint32(overs[l.Over]) << uint32(limiterVerdictVERDICT_ACTION_SHIFT)

@@ -20,9 +20,10 @@ var (
 		policy.PerService:           limiterLimitPerPER_SERVICE,
 	}
 	overs = map[policy.Over]limiterAction{
-		policy.OverDrop:    limiterActionACTION_DROP,
-		policy.OverReset:   limiterActionACTION_RESET,
-		policy.OverObserve: limiterActionACTION_OBSERVE,
+		policy.OverDrop:      limiterActionACTION_DROP,
+		policy.OverReset:     limiterActionACTION_RESET,
+		policy.OverObserve:   limiterActionACTION_OBSERVE,
+		policy.OverChallenge: limiterActionACTION_CHALLENGE,
 	}
 	overReasons = map[policy.Kind]limiterReason{
 		policy.KindNew:        limiterReasonREASON_OVER_NEW,

@@ -185,6 +185,7 @@ func (c *compiled) placeLimits(before predecessor, olds map[uint32]limiterLimit,
 		}
 		c.finishVerdict(l)
 	}
+	c.finishProven()
 	return nil
 }
 
@@ -195,6 +196,17 @@ func (c *compiled) finishVerdict(l *limiterLimit) {
 		l.Over = l.Over&^actions | uint32(limiterActionACTION_OBSERVE)<<uint32(limiterVerdictVERDICT_ACTION_SHIFT)
 	}
 	l.Over |= (l.Id + 1) << uint32(limiterVerdictVERDICT_LIMIT_SHIFT)
+}
+
+// finishProven: what is over a second meter counts as over its limit.
+func (c *compiled) finishProven() {
+	const shift = uint32(limiterVerdictVERDICT_LIMIT_SHIFT)
+	for _, l := range c.limits {
+		if l.Proven != 0 {
+			second := c.limits[l.Proven]
+			second.Over = second.Over&(1<<shift-1) | (l.Id+1)<<shift
+		}
+	}
 }
 
 // freshWords draws secret words.

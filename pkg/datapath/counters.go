@@ -23,13 +23,15 @@ var reasonNames = map[limiterReason]string{
 	limiterReasonREASON_SELF_TEST:       "self_test",
 	limiterReasonREASON_OVER_CONCURRENT: "over_concurrent",
 	limiterReasonREASON_OVER_BYTES_OUT:  "over_bytes_out",
+	limiterReasonREASON_PROVEN:          "proven",
 }
 
 var actionNames = map[limiterAction]string{
-	limiterActionACTION_PASS:    "pass",
-	limiterActionACTION_DROP:    "drop",
-	limiterActionACTION_RESET:   "reset",
-	limiterActionACTION_OBSERVE: "observe",
+	limiterActionACTION_PASS:      "pass",
+	limiterActionACTION_DROP:      "drop",
+	limiterActionACTION_RESET:     "reset",
+	limiterActionACTION_OBSERVE:   "observe",
+	limiterActionACTION_CHALLENGE: "challenge",
 }
 
 // countersPerInterface is how many ends a packet has: reasons times actions.

@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 6
+	limiterAbiABI_VERSION       limiterAbi = 7
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -37,11 +37,12 @@ const (
 type limiterAction uint32
 
 const (
-	limiterActionACTION_PASS    limiterAction = 0
-	limiterActionACTION_DROP    limiterAction = 1
-	limiterActionACTION_RESET   limiterAction = 2
-	limiterActionACTION_OBSERVE limiterAction = 3
-	limiterActionACTION_COUNT   limiterAction = 4
+	limiterActionACTION_PASS      limiterAction = 0
+	limiterActionACTION_DROP      limiterAction = 1
+	limiterActionACTION_RESET     limiterAction = 2
+	limiterActionACTION_OBSERVE   limiterAction = 3
+	limiterActionACTION_CHALLENGE limiterAction = 4
+	limiterActionACTION_COUNT     limiterAction = 5
 )
 
 type limiterAddr struct {
@@ -194,10 +195,47 @@ type limiterCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
+	Challenge struct {
+		_      structs.HostLayout
+		Syn    [60]uint8
+		Answer struct {
+			_       structs.HostLayout
+			Sport   uint16
+			Dport   uint16
+			Seq     uint32
+			Ack     uint32
+			Offset  uint8
+			Flags   uint8
+			Window  uint16
+			Check   uint16
+			Urgent  uint16
+			Options [5]uint32
+		}
+		Promise struct {
+			_       structs.HostLayout
+			Window  uint16
+			Wscale  uint8
+			Options uint8
+			Sack    uint8
+			Scaling uint8
+			Pad     uint16
+		}
+		Mss  uint32
+		Walk struct {
+			_             structs.HostLayout
+			At            uint32
+			End           uint32
+			Timestamp     uint32
+			Wscale        uint8
+			HasWscale     uint8
+			HasSack       uint8
+			HasTimestamps uint8
+		}
+	}
 	RefusedBy    uint32
 	Pad          uint32
 	NearLimits   [64]limiterCounter
-	ByEnd        [76]limiterCounter
+	ByEnd        [100]limiterCounter
 	NearServices [64]limiterCounter
 }
 
@@ -214,7 +252,9 @@ const (
 	limiterFeatureFEATURE_RESET      limiterFeature = 128
 	limiterFeatureFEATURE_CONCURRENT limiterFeature = 256
 	limiterFeatureFEATURE_BYTES_OUT  limiterFeature = 512
-	limiterFeatureFEATURE_ALL        limiterFeature = 1023
+	limiterFeatureFEATURE_CHALLENGE  limiterFeature = 1024
+	limiterFeatureFEATURE_PROVEN     limiterFeature = 2048
+	limiterFeatureFEATURE_ALL        limiterFeature = 4095
 )
 
 type limiterHashKey uint32
@@ -264,7 +304,7 @@ type limiterLimit struct {
 	Kind                uint8
 	Per                 uint8
 	Flags               uint32
-	Pad1                uint32
+	Proven              uint32
 	From                uint64
 	Except              uint64
 	AggregateCostNs     uint64
@@ -279,6 +319,7 @@ type limiterLimitFlag uint32
 const (
 	limiterLimitFlagLIMIT_COUNT_REJECTED limiterLimitFlag = 1
 	limiterLimitFlagLIMIT_OBSERVES       limiterLimitFlag = 2
+	limiterLimitFlagLIMIT_PROVEN         limiterLimitFlag = 4
 )
 
 type limiterLimitKind uint32
@@ -366,8 +407,9 @@ const (
 type limiterOnTableFull uint32
 
 const (
-	limiterOnTableFullTABLE_FULL_PASS limiterOnTableFull = 0
-	limiterOnTableFullTABLE_FULL_DROP limiterOnTableFull = 1
+	limiterOnTableFullTABLE_FULL_PASS      limiterOnTableFull = 0
+	limiterOnTableFullTABLE_FULL_DROP      limiterOnTableFull = 1
+	limiterOnTableFullTABLE_FULL_CHALLENGE limiterOnTableFull = 2
 )
 
 type limiterPendingBucket struct {
@@ -425,6 +467,12 @@ type limiterPrefixKey struct {
 	Pad       uint32
 }
 
+type limiterProofSize uint32
+
+const (
+	limiterProofSizePROOF_SOURCES limiterProofSize = 16384
+)
+
 type limiterQuicBucket struct {
 	_    structs.HostLayout
 	Slot [8]uint64
@@ -465,10 +513,11 @@ const (
 	limiterReasonREASON_MALFORMED       limiterReason = 13
 	limiterReasonREASON_FRAGMENT        limiterReason = 14
 	limiterReasonREASON_CONTENDED       limiterReason = 15
-	limiterReasonREASON_SELF_TEST       limiterReason = 16
-	limiterReasonREASON_OVER_BYTES_OUT  limiterReason = 17
-	limiterReasonREASON_OVER_CONCURRENT limiterReason = 18
-	limiterReasonREASON_COUNT           limiterReason = 19
+	limiterReasonREASON_PROVEN          limiterReason = 16
+	limiterReasonREASON_SELF_TEST       limiterReason = 17
+	limiterReasonREASON_OVER_BYTES_OUT  limiterReason = 18
+	limiterReasonREASON_OVER_CONCURRENT limiterReason = 19
+	limiterReasonREASON_COUNT           limiterReason = 20
 )
 
 type limiterScope uint32
@@ -502,6 +551,7 @@ const (
 	limiterServiceFlagSERVICE_SETS           limiterServiceFlag = 2
 	limiterServiceFlagSERVICE_COUNT_REJECTED limiterServiceFlag = 4
 	limiterServiceFlagSERVICE_CONCURRENT     limiterServiceFlag = 32
+	limiterServiceFlagSERVICE_PROVES         limiterServiceFlag = 128
 	limiterServiceFlagSERVICE_DROPS          limiterServiceFlag = 16
 	limiterServiceFlagSERVICE_BYTES_OUT      limiterServiceFlag = 64
 	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
@@ -547,8 +597,11 @@ type limiterTables struct {
 		AggregateTatNs uint64
 		Pad            [6]uint64
 	}
-	ListIndex [327680]uint64
-	Limits    [16384]struct {
+	ListIndex         [327680]uint64
+	ProofUntil        [16384]uint32
+	ProofUntilJiffies uint64
+	Pad               [7]uint64
+	Limits            [16384]struct {
 		_                   structs.HostLayout
 		Seed                uint64
 		Cost                uint64
@@ -564,7 +617,7 @@ type limiterTables struct {
 		Kind                uint8
 		Per                 uint8
 		Flags               uint32
-		Pad1                uint32
+		Proven              uint32
 		From                uint64
 		Except              uint64
 		AggregateCostNs     uint64
@@ -593,6 +646,8 @@ type limiterVerdict uint32
 const (
 	limiterVerdictVERDICT_REFUSED      limiterVerdict = 256
 	limiterVerdictVERDICT_OBSERVED     limiterVerdict = 512
+	limiterVerdictVERDICT_CHALLENGED   limiterVerdict = 1024
+	limiterVerdictVERDICT_PROOF        limiterVerdict = 2048
 	limiterVerdictVERDICT_ACTION_SHIFT limiterVerdict = 12
 	limiterVerdictVERDICT_LIMIT_SHIFT  limiterVerdict = 16
 )

@@ -126,9 +126,46 @@ type limiterBenchCounts struct {
 		Bucket     uint32
 		Token      uint32
 	}
+	Challenge struct {
+		_      structs.HostLayout
+		Syn    [60]uint8
+		Answer struct {
+			_       structs.HostLayout
+			Sport   uint16
+			Dport   uint16
+			Seq     uint32
+			Ack     uint32
+			Offset  uint8
+			Flags   uint8
+			Window  uint16
+			Check   uint16
+			Urgent  uint16
+			Options [5]uint32
+		}
+		Promise struct {
+			_       structs.HostLayout
+			Window  uint16
+			Wscale  uint8
+			Options uint8
+			Sack    uint8
+			Scaling uint8
+			Pad     uint16
+		}
+		Mss  uint32
+		Walk struct {
+			_             structs.HostLayout
+			At            uint32
+			End           uint32
+			Timestamp     uint32
+			Wscale        uint8
+			HasWscale     uint8
+			HasSack       uint8
+			HasTimestamps uint8
+		}
+	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [72]limiterBenchCounter
+	ByEnd        [95]limiterBenchCounter
 	NearLimits   [64]limiterBenchCounter
 	NearServices [64]limiterBenchCounter
 }
@@ -255,8 +292,11 @@ type limiterBenchTables struct {
 		AggregateTatNs uint64
 		Pad            [6]uint64
 	}
-	ListIndex [327680]uint64
-	Limits    [16384]struct {
+	ListIndex         [327680]uint64
+	ProofUntil        [16384]uint32
+	ProofUntilJiffies uint64
+	Pad               [7]uint64
+	Limits            [16384]struct {
 		_                   structs.HostLayout
 		Seed                uint64
 		Cost                uint64
@@ -272,7 +312,7 @@ type limiterBenchTables struct {
 		Kind                uint8
 		Per                 uint8
 		Flags               uint32
-		Pad1                uint32
+		Proven              uint32
 		From                uint64
 		Except              uint64
 		AggregateCostNs     uint64

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
@@ -266,7 +268,23 @@ func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
 			return nil, fmt.Errorf("set %s: %w", variable, err)
 		}
 	}
+	if f.features&uint32(limiterFeatureFEATURE_CHALLENGE) == 0 {
+		leaveOutKernelTypes(spec)
+	}
 	return spec, nil
+}
+
+// leaveOutKernelTypes makes programs that never read the kernel's own structures load on kernels that do not describe
+// theirs (no BTF). Without its relocation such an instruction is wrong, and it is dead.
+func leaveOutKernelTypes(spec *ebpf.CollectionSpec) {
+	for _, prog := range spec.Programs {
+		for n := range prog.Instructions {
+			ins := &prog.Instructions[n]
+			if btf.CORERelocationMetadata(ins) != nil && ins.Symbol() == "" && ins.Reference() == "" {
+				ins.Metadata = asm.Metadata{}
+			}
+		}
+	}
 }
 
 // loadError keeps the verifier's last words and drops the pages before them.

@@ -35,11 +35,16 @@ func (h *holding) limit(what string, at uint32, l policy.Limit) {
 func (h *holding) verdict(what string, held limiterLimit, l policy.Limit) {
 	observes := l.Over == policy.OverObserve
 	h.same(what+" goes on to the next limit", held.Flags&uint32(limiterLimitFlagLIMIT_OBSERVES) != 0, observes)
-	h.same(what+" refuses", held.Over&uint32(limiterVerdictVERDICT_REFUSED) != 0, !observes)
+	challenges := l.Over == policy.OverChallenge
+	byProof := challenges && (l.Per == policy.PerSource || l.Per == policy.PerSourceDestination)
+	h.same(what+" refuses", held.Over&uint32(limiterVerdictVERDICT_REFUSED) != 0, !observes && !challenges)
+	h.same(what+" challenges", held.Over&uint32(limiterVerdictVERDICT_CHALLENGED) != 0, challenges)
+	h.same(what+" asks for proof", held.Over&uint32(limiterVerdictVERDICT_PROOF) != 0, byProof)
+	h.same(what+" has a second meter", held.Proven != 0, byProof)
 	h.same(what+" observes", held.Over&uint32(limiterVerdictVERDICT_OBSERVED) != 0, observes)
 	action := map[policy.Over]limiterAction{
 		policy.OverDrop: limiterActionACTION_DROP, policy.OverReset: limiterActionACTION_RESET,
-		policy.OverObserve: limiterActionACTION_OBSERVE,
+		policy.OverObserve: limiterActionACTION_OBSERVE, policy.OverChallenge: limiterActionACTION_CHALLENGE,
 	}[l.Over]
 	if h.p.Mode == policy.Observe {
 		action = limiterActionACTION_OBSERVE

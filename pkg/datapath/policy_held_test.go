@@ -108,6 +108,11 @@ func (h *holding) services() error {
 		h.limit(fmt.Sprintf("global limit %d", i+1), at, l)
 		at++
 	}
+	for _, l := range everyLimit(h.p) { // their second meters lie behind them
+		if l.Over == policy.OverChallenge && (l.Per == policy.PerSource || l.Per == policy.PerSourceDestination) {
+			at++
+		}
+	}
 	h.same("limits", h.control.Policies[h.slot].Limits, at)
 	return nil
 }

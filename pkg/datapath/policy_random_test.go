@@ -24,7 +24,7 @@ const policiesVariable = "SYNWARD_TEST_POLICIES"
 func taken() policygen.Words {
 	return policygen.Words{
 		Kinds: []policy.Kind{policy.KindNew, policy.KindPackets, policy.KindBytesIn},
-		Overs: []policy.Over{policy.OverDrop, policy.OverReset, policy.OverObserve},
+		Overs: []policy.Over{policy.OverDrop, policy.OverReset, policy.OverObserve, policy.OverChallenge},
 	}
 }
 

@@ -211,7 +211,9 @@ func (e end) verdict(h hook) uint32 {
 }
 
 // answers: a packet goes back, so other bytes come out. What they are is another test.
-func (e end) answers() bool { return e.action == limiterActionACTION_RESET }
+func (e end) answers() bool {
+	return e.action == limiterActionACTION_RESET || e.action == limiterActionACTION_CHALLENGE
+}
 
 // ownService and ownLimit say by a reason whose counter moves beside the interface's: that of the
 // service that admitted, or that of the limit that did not.

@@ -155,6 +155,8 @@ func TestEveryReasonHasACase(t *testing.T) {
 	}
 	note(isContended)      // TestContended
 	note(isOverConcurrent) // TestConcurrentSYNs
+	note(isChallenged)     // TestChallengeOfASource
+	note(isProven)
 	for reason := limiterReasonREASON_NONE + 1; reason < limiterReasonREASON_COUNT; reason++ {
 		if !reasons[reason] {
 			t.Errorf("reason %d (%s) has no case", reason, reasonNames[reason])

@@ -14,9 +14,12 @@ import (
 type regionClass struct {
 	unitShift uint8
 	stale     uint64
+	proven    bool // what only proof charges stands apart: a flood of SYNs cannot fill it
 }
 
-func (l *limiterLimit) class() regionClass { return regionClass{l.UnitShift, l.Stale} }
+func (l *limiterLimit) class() regionClass {
+	return regionClass{l.UnitShift, l.Stale, l.Flags&uint32(limiterLimitFlagLIMIT_PROVEN) != 0}
+}
 
 // metered: the limit has its levels in a region.
 func (l *limiterLimit) metered() bool {
@@ -40,7 +43,7 @@ func allot(wanted map[regionClass]uint32, kept, taken []region) (map[regionClass
 		room -= min(r.buckets, room)
 	}
 	classes := slices.SortedFunc(maps.Keys(wanted), func(a, b regionClass) int {
-		return cmp.Or(cmp.Compare(wanted[b], wanted[a]), cmp.Compare(a.unitShift, b.unitShift), cmp.Compare(a.stale, b.stale))
+		return cmp.Or(cmp.Compare(wanted[b], wanted[a]), cmp.Compare(a.unitShift, b.unitShift), cmp.Compare(a.stale, b.stale), compareBools(a.proven, b.proven))
 	})
 	sizes := shrink(classes, wanted, max(room, minSharedBuckets*uint32(len(classes))))
 	taken = slices.Concat(taken, kept)
@@ -54,6 +57,16 @@ func allot(wanted map[regionClass]uint32, kept, taken []region) (map[regionClass
 		taken = append(taken, r)
 	}
 	return out, nil
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // shrink halves the largest until all together fit.

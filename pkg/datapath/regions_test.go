@@ -24,7 +24,7 @@ func TestRegionsNeverMeet(t *testing.T) {
 			}
 			wanted := map[regionClass]uint32{}
 			for n := range rapid.IntRange(0, 12).Draw(t, "new classes") {
-				wanted[regionClass{0, uint64(n)}] = rapid.Uint32Range(1, 1<<17).Draw(t, "buckets")
+				wanted[regionClass{stale: uint64(n), proven: n%2 == 0}] = rapid.Uint32Range(1, 1<<17).Draw(t, "buckets")
 			}
 			got, err := allot(wanted, kept, before)
 			if err != nil || len(got) != len(wanted) {

@@ -19,6 +19,9 @@ type sharedTables struct {
 	Meters      [limiterAbiMETER_BUCKETS]limiterBucket
 	LimitStates [limiterAbiLIMIT_IDS]limiterLimitState
 	ListIndex   [limiterAbiLIST_INDEX_WORDS]uint64
+	ProofUntil  [limiterProofSizePROOF_SOURCES]uint32
+	ProofLast   uint64 // in jiffies
+	_           [7]uint64
 	Limits      [limiterAbiPOLICY_SLOTS * limiterAbiMAX_LIMITS]limiterLimit
 	Services    [limiterAbiPOLICY_SLOTS * limiterAbiMAX_SERVICES]limiterService
 	Ports       [limiterAbiPOLICY_SLOTS]limiterPortTable

@@ -32,8 +32,8 @@ func (i *Instance) writeSlot(c *compiled, generation uint16, last ...func(*compi
 	if err := i.freshen(c); err != nil {
 		return err
 	}
-	for _, at := range []uint32{answerSourceAt, answerTotalAt} {
-		i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+at] = limiterLimit{}
+	for _, a := range answers() {
+		i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+a.at] = limiterLimit{}
 	}
 	for at, l := range c.limits {
 		i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+at] = *l
@@ -233,14 +233,16 @@ func (i *Instance) limitsInForce(generation uint16) (map[uint32]limiterLimit, er
 	slot := slotOfGeneration(generation)
 	head := i.control.Policies[slot]
 	out := map[uint32]limiterLimit{}
-	places := []uint32{answerSourceAt, answerTotalAt}
-	for at := range min(head.Limits, answerSourceAt) {
+	var places []uint32
+	for at := range min(head.Limits, firstAnswerAt) {
 		places = append(places, at)
 	}
-	for _, at := range places {
-		if at >= answerSourceAt && head.Features&uint32(limiterFeatureFEATURE_RESET) == 0 {
-			continue
+	for _, a := range answers() {
+		if head.Features&uint32(a.feature) != 0 {
+			places = append(places, a.at)
 		}
+	}
+	for _, at := range places {
 		l, err := i.limitAt(slot, at)
 		if err != nil {
 			return nil, err

@@ -63,7 +63,7 @@ func upgradePolicy() string {
 		fmt.Fprintf(&b, "  - {name: s%d, listen: [%d/tcp], limits: [{per: source, new: 1/d, burst: 5}]}\n", n, 1000+n)
 	}
 	b.WriteString("  - {name: friendly, listen: [\"10.77.0.1:2000/tcp\", 2001/udp], allow: [friends], limits: [{per: source, packets: 1/d, burst: 3}]}\n")
-	b.WriteString("  - {name: open, listen: [8080/tcp], limits: [{per: source, new: 1M/s}, {per: source, bytes_out: 10GB/s}, {per: source, concurrent: 3k}]}\n")
+	b.WriteString("  - {name: open, listen: [8080/tcp], limits: [{per: source, new: 1M/s, over: challenge}, {per: source, bytes_out: 10GB/s}, {per: source, concurrent: 3k}]}\n")
 	b.WriteString("global: {limits: [{per: source, new: 1300k/s}]}\n")
 	b.WriteString("allow: [198.18.1.1, 198.18.2.0/24]\nblock: [198.18.3.1, 198.18.4.0/24, \"fd79::/40\"]\n")
 	return b.String()

@@ -5,8 +5,8 @@
 /*
  * Turns one template frame, run again and again as live frames, into a flood from many sources: gives each
  * frame its own source address, source port and sequence number, and sends it out of one interface. The kernel
- * hands the same pages out again, so whatever differs between frames is written into every frame, and the
- * checksums are made from the sums of all the rest. It may write to these fields only. What frame k looks like
+ * hands the same pages out again, and whoever got one may have turned it into its answer, so every frame is written
+ * anew, as far as headers reach; the checksums are made from the sums of all that does not differ. What frame k looks like
  * follows from k alone; mix.go says the same in Go, and a test holds one against the other.
  */
 
@@ -16,6 +16,7 @@
 
 #define MAX_RANGES 64
 #define MAX_SLOTS 1024
+#define TEMPLATE_WORDS 16
 #define IP4_CHECKSUM 10
 #define IP4_SOURCE 12
 #define IP6_SOURCE 8
@@ -59,6 +60,9 @@ volatile const __u32 ip_sum; /* of all that the checksum covers except what is w
 volatile const __u32 transport_sum;
 volatile const __u16 first_port;
 volatile const __u32 port_count; /* 0: keep the template's */
+volatile const __u64 template[TEMPLATE_WORDS];
+volatile const __u64 template_tail; /* the last 8 bytes of what template does not fill up to */
+volatile const __u32 template_bytes;
 volatile const __u8 is_ip6;
 volatile const __u8 transport;
 volatile const __u8 new_seq;
@@ -161,6 +165,21 @@ static __always_inline void write_transport(void *header, const struct frame *f)
 	*(__be16 *)(header + checksum_offset) = bpf_htons(check);
 }
 
+/* At least 8 bytes, at most those of template. */
+static __always_inline int write_template(void *data, void *data_end)
+{
+	__u32 bytes = template_bytes;
+
+	if (data + bytes > data_end)
+		return -1;
+#pragma unroll
+	for (__u32 i = 0; i < TEMPLATE_WORDS; i++)
+		if (8 * i + 8 <= bytes)
+			((__u64 *)data)[i] = template[i];
+	*(__u64 *)(data + bytes - 8) = template_tail;
+	return 0;
+}
+
 SEC("xdp")
 int generate(struct xdp_md *ctx)
 {
@@ -170,7 +189,7 @@ int generate(struct xdp_md *ctx)
 
 	if (frames_done >= frame_limit)
 		return XDP_DROP;
-	if (ip + (is_ip6 ? 40 : 20) > data_end)
+	if (write_template(data, data_end) || ip + (is_ip6 ? 40 : 20) > data_end)
 		return XDP_ABORTED;
 	describe(first_frame + frames_done * frame_stride, &f);
 	write_source(ip, &f);

@@ -51,6 +51,9 @@ const (
 	generatorVarSeed            = "seed"
 	generatorVarSlotCount       = "slot_count"
 	generatorVarSlots           = "slots"
+	generatorVarTemplate        = "template"
+	generatorVarTemplateBytes   = "template_bytes"
+	generatorVarTemplateTail    = "template_tail"
 	generatorVarTransport       = "transport"
 	generatorVarTransportOffset = "transport_offset"
 	generatorVarTransportSum    = "transport_sum"
@@ -127,6 +130,9 @@ type generatorVariableSpecs struct {
 	Seed            *ebpf.VariableSpec `ebpf:"seed"`
 	SlotCount       *ebpf.VariableSpec `ebpf:"slot_count"`
 	Slots           *ebpf.VariableSpec `ebpf:"slots"`
+	Template        *ebpf.VariableSpec `ebpf:"template"`
+	TemplateBytes   *ebpf.VariableSpec `ebpf:"template_bytes"`
+	TemplateTail    *ebpf.VariableSpec `ebpf:"template_tail"`
 	Transport       *ebpf.VariableSpec `ebpf:"transport"`
 	TransportOffset *ebpf.VariableSpec `ebpf:"transport_offset"`
 	TransportSum    *ebpf.VariableSpec `ebpf:"transport_sum"`
@@ -178,6 +184,9 @@ type generatorVariables struct {
 	Seed            *ebpf.Variable `ebpf:"seed"`
 	SlotCount       *ebpf.Variable `ebpf:"slot_count"`
 	Slots           *ebpf.Variable `ebpf:"slots"`
+	Template        *ebpf.Variable `ebpf:"template"`
+	TemplateBytes   *ebpf.Variable `ebpf:"template_bytes"`
+	TemplateTail    *ebpf.Variable `ebpf:"template_tail"`
 	Transport       *ebpf.Variable `ebpf:"transport"`
 	TransportOffset *ebpf.Variable `ebpf:"transport_offset"`
 	TransportSum    *ebpf.Variable `ebpf:"transport_sum"`

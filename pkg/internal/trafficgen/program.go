@@ -5,6 +5,7 @@ package trafficgen
 //go:generate go tool bpf2go -target bpfel generator generator.bpf.c -- -O2 -g -mcpu=v3 -Wall -Werror -I/usr/include/x86_64-linux-gnu
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -21,6 +22,9 @@ const (
 	transportTCP
 	transportICMPv6
 )
+
+// templateWords is how much of a frame is written anew each time, in 8 bytes: all headers of a TCP segment.
+const templateWords = 16
 
 // newSender loads the program for the i-th of count senders.
 func newSender(opts Options, schedule *Schedule, i, count int) (*sender, error) {
@@ -124,6 +128,14 @@ func (o Options) setTemplate(v *setter) []byte {
 	v.set(generatorVarFirstPort, o.firstPort())
 	v.set(generatorVarPortCount, ports)
 	v.set(generatorVarNewSeq, flag(newSeq))
+	var head [templateWords]uint64
+	kept := frame[:min(len(frame), 8*templateWords)]
+	for i := range len(kept) / 8 {
+		head[i] = binary.NativeEndian.Uint64(kept[8*i:])
+	}
+	v.set(generatorVarTemplate, head)
+	v.set(generatorVarTemplateTail, binary.NativeEndian.Uint64(kept[len(kept)-8:]))
+	v.set(generatorVarTemplateBytes, uint32(len(kept)))
 	return frame
 }
 

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * Tells an ACK that proves its source from all others: a valid cookie of the kernel's, to a service that asks for
+ * proof, from a source that was challenged lately, and of no connection that is there. Every later segment that
+ * carries the same numbers belongs to the connection that came of the first. Reads only.
+ */
+
+#include "challenge_act.h"
+#include "service.h"
+
+static __always_inline bool asks_for_proof(struct packet *p)
+{
+	__u32 slot = slot_of(p);
+	const struct service *s = service_at(slot, listen_of(p, slot));
+	__u32 until = *(volatile __u32 *)proof_slot(p, slot);
+
+	return s && s->flags & SERVICE_PROVES && until >= bpf_ktime_get_coarse_ns() / 1000000000;
+}
+
+static __always_inline bool good_cookie(const struct packet *p, struct tcp_header *tcp)
+{
+	if (p->src.family == 4) {
+		struct iphdr ip = { .saddr = p->src.word[0], .daddr = p->dst.word[0] };
+
+		return !bpf_tcp_raw_check_syncookie_ipv4(&ip, (void *)tcp);
+	} else {
+		struct ipv6hdr ip = {};
+
+		__builtin_memcpy(&ip.saddr, p->src.word, sizeof(ip.saddr));
+		__builtin_memcpy(&ip.daddr, p->dst.word, sizeof(ip.daddr));
+		return !bpf_tcp_raw_check_syncookie_ipv6(&ip, (void *)tcp);
+	}
+}
+
+/* The listener would be asked: there is no connection and no request. */
+static __always_inline bool meets_listener(void *ctx, const struct packet *p)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+	bool listens;
+
+	fill_tuple(&tuple, p);
+	sk = bpf_skc_lookup_tcp(ctx, &tuple, tuple_bytes(p), BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return false;
+	listens = sk->state == BPF_TCP_LISTEN;
+	bpf_sk_release(sk);
+	return listens;
+}
+
+__noinline int proof_xdp(struct xdp_md *ctx, struct packet *p)
+{
+	struct tcp_header tcp;
+
+	if (!PROVES || !p || !asks_for_proof(p) || load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)))
+		return KIND_ESTABLISHED;
+	return good_cookie(p, &tcp) && meets_listener(ctx, p) ? KIND_PROOF : KIND_ESTABLISHED;
+}
+
+__noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
+{
+	struct tcp_header tcp;
+
+	if (!PROVES || !p || !asks_for_proof(p))
+		return KIND_ESTABLISHED;
+	if (has_link_header ? load_skb(ctx, p->l4_offset, &tcp, sizeof(tcp)) :
+			      load_net(ctx, p->l4_offset, &tcp, sizeof(tcp)))
+		return KIND_ESTABLISHED;
+	return good_cookie(p, &tcp) && meets_listener(ctx, p) ? KIND_PROOF : KIND_ESTABLISHED;
+}
