@@ -18,6 +18,7 @@ type applyFlags struct {
 	diff    bool
 	confirm confirmFlag
 	force   bool
+	sysctl  bool
 }
 
 func newApplyCmd(e *env) *cobra.Command {
@@ -49,6 +50,7 @@ func newApplyCmd(e *env) *cobra.Command {
 	cmd.Flags().BoolVar(&f.diff, "diff", false, "only show what would change; nothing if nothing would")
 	f.confirm.add(cmd.Flags(), "`TIME` after which the policy before comes back unless confirmed, as in 60s")
 	forceFlag(cmd, &f.force)
+	sysctlFlag(cmd, &f.sysctl)
 	return cmd
 }
 
@@ -71,6 +73,11 @@ func runApply(e *env, f applyFlags) error {
 		}
 		if changed {
 			tellChanges(e, before, next)
+		}
+		if f.sysctl {
+			if err := setSysctls(e, i); err != nil {
+				return err
+			}
 		}
 		return tellPolicy(e, i)
 	})
@@ -130,6 +137,22 @@ func tellPolicy(e *env, i instance) error {
 	}
 	if p.Pending != nil {
 		e.say("%s; to keep it: %s confirm; to go back now: %[2]s rollback", report.Pending(p.Pending), e.program())
+	}
+	return nil
+}
+
+// setSysctls sets what challenges need, and says what it was before.
+func setSysctls(e *env, i instance) error {
+	changed, err := i.SetSysctls()
+	for _, u := range changed {
+		name := u.Interface
+		if u.Netns != "" {
+			name += " in " + u.Netns
+		}
+		e.say("%s: set %s=%s, it was %s; to keep it over a reboot, write it to /etc/sysctl.d", name, u.Sysctl, u.Needs, u.Is)
+	}
+	if err != nil {
+		return fmt.Errorf("the policy is in force; %w", err)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type attachFlags struct {
 	limit   limitFlags
 	confirm confirmFlag
 	force   bool
+	sysctl  bool
 }
 
 func newAttachCmd(e *env) *cobra.Command {
@@ -47,6 +48,7 @@ func newAttachCmd(e *env) *cobra.Command {
 		"`N` connections that one source may have open at a time")
 	f.confirm.add(cmd.Flags(), "`TIME` after which the interface refuses nothing unless confirmed, as in 60s")
 	forceFlag(cmd, &f.force)
+	sysctlFlag(cmd, &f.sysctl)
 	return cmd
 }
 
@@ -67,6 +69,11 @@ func runAttach(e *env, cmd *cobra.Command, ifname string, f attachFlags) error {
 	}
 	unkept := err
 	tellAttach(e, ifname, result)
+	if f.sysctl {
+		if err := e.change(func(i instance) error { return setSysctls(e, i) }); err != nil {
+			return errors.Join(unkept, err)
+		}
+	}
 	if err := e.read(func(i instance) error { return tellPolicy(e, i) }); err != nil {
 		return err
 	}

@@ -90,6 +90,8 @@ func (f *fake) Operators() ([]datapath.Operator, error) { return f.operators, f.
 func (f *fake) SSHPeer() netip.AddrPort                          { return f.peer }
 func (f *fake) Levels(netip.Addr) ([]datapath.LimitLevel, error) { return nil, nil }
 
+func (f *fake) SetSysctls() ([]datapath.Unanswered, error) { return nil, nil }
+
 func (f *fake) OpenConns(func(netip.Addr) bool) ([]datapath.OpenConn, error) { return nil, nil }
 
 func (f *fake) Generation() uint16 { return f.policy.Generation }

@@ -131,3 +131,9 @@ func (l *limitFlags) parse(flags *pflag.FlagSet) (*policy.NewLimit, error) {
 	}
 	return limit, nil
 }
+
+// sysctlFlag is for commands that may put challenges in force.
+func sysctlFlag(cmd *cobra.Command, set *bool) {
+	cmd.Flags().BoolVar(set, "set-sysctl", false,
+		"set net.ipv4.tcp_syncookies and tcp_timestamps to 2, as over: challenge needs it, where the interfaces are")
+}

@@ -63,6 +63,7 @@ type writer interface {
 	Add(list datapath.List, entries []datapath.Entry) error
 	Remove(list datapath.List, prefixes []netip.Prefix) (removed int, err error)
 	Forget(addr netip.Addr) error
+	SetSysctls() ([]datapath.Unanswered, error)
 }
 
 // linux is the kernel that this process runs on.

@@ -208,3 +208,9 @@ func (i *recorded) Forget(addr netip.Addr) error {
 	i.r.note(true, err)
 	return err
 }
+
+func (i *recorded) SetSysctls() ([]datapath.Unanswered, error) {
+	changed, err := i.writer.SetSysctls()
+	i.r.note(len(changed) > 0, err)
+	return changed, err
+}

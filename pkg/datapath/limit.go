@@ -55,6 +55,9 @@ func (i *Instance) Policy() (Policy, error) {
 	if i.featuresNeeded()&concurrentFeature != 0 {
 		out.ConnTrouble = i.connTrouble()
 	}
+	if out.Unanswered, err = i.unanswered(); err != nil {
+		return Policy{}, err
+	}
 	out.Tables, err = i.tablesOf(kept)
 	return out, err
 }

@@ -125,6 +125,19 @@ type Policy struct {
 	Uncounted uint64
 	// ConnTrouble is why concurrent connections are not counted though a limit asks for it; empty if all is well.
 	ConnTrouble string
+	// Unanswered are interfaces where challenges are not sent though a limit asks for it.
+	Unanswered []Unanswered
+}
+
+// Unanswered is an interface in whose network namespace a setting is not as challenges need it.
+type Unanswered struct {
+	Interface string
+	// Netns is the name of its namespace, empty for the caller's.
+	Netns string
+	// Sysctl has the value Is and should have Needs. Where Merely is set, challenges are sent all the same, without
+	// what the setting is for.
+	Sysctl, Is, Needs string
+	Merely            string
 }
 
 // Pending is a policy that waits for its confirmation.

@@ -59,7 +59,7 @@ func (s Status) writePolicy(w io.Writer) error {
 	} else {
 		lines = append(lines, services(s.Policy.Policy)...)
 	}
-	lines = append(append(lines, Tables(s.Policy)...), Uncounted(s.Policy)...)
+	lines = append(append(lines, Tables(s.Policy)...), Troubles(s.Policy)...)
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}

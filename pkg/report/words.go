@@ -29,11 +29,31 @@ func InForce(p datapath.Policy) []string {
 	if limit, ok := OnlyLimit(p.Policy); ok {
 		first = Limit(limit)
 	}
-	return append(append([]string{first}, Tables(p)...), Uncounted(p)...)
+	return append(append([]string{first}, Tables(p)...), Troubles(p)...)
 }
 
-// Uncounted says in one line what limits of concurrent connections do not see.
-func Uncounted(p datapath.Policy) []string {
+// unanswered says where challenges are not sent, or not whole.
+func unanswered(p datapath.Policy) (lines []string) {
+	for _, u := range p.Unanswered {
+		name := u.Interface
+		if u.Netns != "" {
+			name += " (in " + u.Netns + ")"
+		}
+		what := "sends no challenges, and drops instead"
+		if u.Merely != "" {
+			what = "sends challenges without " + u.Merely
+		}
+		lines = append(lines, fmt.Sprintf("%s %s: %s is %s there and not %s; --set-sysctl sets it, or: sysctl -w %[3]s=%[5]s",
+			name, what, u.Sysctl, u.Is, u.Needs))
+	}
+	return lines
+}
+
+// Troubles says where limits do not do all that they say, a line for each.
+func Troubles(p datapath.Policy) []string { return append(uncounted(p), unanswered(p)...) }
+
+// uncounted says in one line what limits of concurrent connections do not see.
+func uncounted(p datapath.Policy) []string {
 	if p.ConnTrouble != "" {
 		return []string{fmt.Sprintf("concurrent connections are not counted: %s; any command that changes something mends it, as `synward apply`", p.ConnTrouble)}
 	}
