@@ -224,6 +224,35 @@ func TestChallengesStopAtTheirBudgets(t *testing.T) {
 	}
 }
 
+// In a policy that challenges, whom a full table has no room for is challenged, past what passes of all of them; whoever
+// is no newcomer is refused as ever.
+func TestFullTableChallenges(t *testing.T) {
+	plain := aDay(policy.KindNew, policy.PerSource, 1, func(l *policy.Limit) { l.Over = policy.OverDrop })
+	for setting, want := range map[policy.OnTableFull]end{
+		policy.TableFullChallenge: {limiterReasonREASON_TABLE_FULL, limiterActionACTION_CHALLENGE},
+		policy.TableFullPass:      isFull, policy.TableFullDrop: isFull,
+	} {
+		c := newChallengeProgram(t, plain, challenging(policy.PerService, 1000))
+		c.rules(nil, func(p *policy.Policy) {
+			p.Services = []policy.Service{
+				listening("web", policy.TCP, server4.Port(), server4.Port(), plain, challenging(policy.PerService, 1000)),
+			}
+			p.OnTableFull = setting
+		})
+		c.knock()
+		for _, h := range bothHooks {
+			oneBucket(c.programLab)
+			c.fullTable()
+			c.tables.LimitStates[c.limit(0).Id].AggregateTatNs = monotonicNow() + c.limit(0).AggregateCapacityNs
+			c.ends(h, syn4(), want, string(setting))
+			c.emptyMeters()
+			c.ends(h, syn4(), isNew, "with room")
+			c.ends(h, syn4(), isOver, "over its own limit")
+			c.emptyMeters()
+		}
+	}
+}
+
 // What comes out is no larger than what came in, but for the options.
 func TestChallengeIsNoAmplifier(t *testing.T) {
 	c := newChallengeProgram(t, challenging(policy.PerService, 1))

@@ -245,6 +245,9 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 	_, need[limiterFeatureFEATURE_RESET] = c.limits[answerSourceAt]
 	_, need[limiterFeatureFEATURE_CHALLENGE] = c.limits[challengeSourceAt]
 	need[limiterFeatureFEATURE_PROVEN] = c.proves()
+	if p.OnTableFull == policy.TableFullChallenge && need[limiterFeatureFEATURE_CHALLENGE] {
+		c.head.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_CHALLENGE)
+	}
 	for feature, needed := range need {
 		if needed {
 			c.head.Features |= uint32(feature)
