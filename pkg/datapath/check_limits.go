@@ -189,7 +189,7 @@ func (c *checker) lookAt(l *limiterLimit) (Verdict, error) {
 		}, nil
 	}
 	v := Verdict{
-		Verdict: c.refused(), Reason: reasonNames[limiterReason(l.Over&0xff)],
+		Verdict: c.over(l), Reason: reasonNames[limiterReason(l.Over&0xff)],
 		Until: time.Now().Add(time.Duration((owed + cost - l.Capacity) << l.UnitShift)),
 	}
 	if !own {
@@ -199,6 +199,24 @@ func (c *checker) lookAt(l *limiterLimit) (Verdict, error) {
 		}
 	}
 	return v, nil
+}
+
+// over is what becomes of a new connection over a limit. Who is challenged and has no room by proof either is refused.
+func (c *checker) over(l *limiterLimit) string {
+	action := limiterAction(l.Over >> uint32(limiterVerdictVERDICT_ACTION_SHIFT) & 7)
+	refused := c.refused()
+	if action != limiterActionACTION_CHALLENGE || refused != "drop" {
+		return refused
+	}
+	if second := l.Proven; second != 0 {
+		proven, err := c.limitAt(c.slot, uint32(second))
+		if err == nil {
+			if owed, own := c.owed(&proven); own && owed+proven.Cost > proven.Capacity {
+				return refused
+			}
+		}
+	}
+	return "challenge"
 }
 
 // owed is the level that the next connection meets, and whether the debt is its own: a newcomer takes over

@@ -16,6 +16,9 @@ import (
 // verdictDrop is the verdict of a new connection that would be refused.
 const verdictDrop = "drop"
 
+// verdictChallenge is that of one that must answer first.
+const verdictChallenge = "challenge"
+
 // Check is what would happen to the next new connection of an address.
 type Check struct {
 	Now     time.Time
@@ -100,8 +103,11 @@ func entryInWords(e datapath.Entry) string {
 // Text writes the answer in words.
 func (c Check) Text(w io.Writer) error {
 	answer := "would pass"
-	if c.Refused() {
+	switch {
+	case c.Refused():
 		answer = "would be refused"
+	case c.Verdict.Verdict == verdictChallenge:
+		answer = "would be challenged, and pass with the answer"
 	}
 	lines := [][2]string{{"why", c.why()}}
 	if c.Policy.Mode == "observe" {
