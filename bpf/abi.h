@@ -43,7 +43,8 @@ enum feature {
 	FEATURE_BYTES_OUT = 512, /* and the program at egress is there */
 	FEATURE_CHALLENGE = 1024,
 	FEATURE_PROVEN = 2048, /* a limit that names the source challenges: ACKs are proof */
-	FEATURE_ALL = 4095,
+	FEATURE_EXEMPT = 4096, /* verified sources pass some limit */
+	FEATURE_ALL = 8191,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */
@@ -67,6 +68,7 @@ enum reason {
 	REASON_SELF_TEST,
 	REASON_OVER_BYTES_OUT,
 	REASON_OVER_CONCURRENT,
+	REASON_EXEMPT,
 	REASON_COUNT,
 };
 
@@ -133,6 +135,7 @@ enum limit_flag {
 	LIMIT_COUNT_REJECTED = 1,
 	LIMIT_OBSERVES = 2, /* over it a packet goes on to the next limit */
 	LIMIT_PROVEN = 4, /* the second meter of another */
+	LIMIT_EXEMPTS = 8, /* not over it is who has completed a handshake here of late */
 };
 
 /* An address: IPv4 in word[0], IPv6 in all four, network byte order. family is 4 or 6. */

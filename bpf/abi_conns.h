@@ -13,6 +13,8 @@ enum conn_size {
 	VERIFIED_SOURCES = 65536,
 };
 
+#define VERIFIED_FOR_NS (600 * 1000000000ULL)
+
 /* Who runs: each has a note of its own on every CPU, for one may interrupt another. */
 enum conn_runner {
 	CONN_GATE,

@@ -176,6 +176,28 @@ static __always_inline const struct limit *met_by(const struct limit *l, const s
 	return l;
 }
 
+/* Who has completed a handshake here in the last ten minutes. No SYN can add to that map, nor push anybody out of it. */
+__noinline int verified_lately(const struct packet *p, __u32 slot, __u64 now)
+{
+	const struct policy *policy = policy_at(slot);
+	struct addr source;
+	__u64 *at;
+
+	if (!p)
+		return 0;
+	mask_addr(&source, &p->src, policy->mask4, policy->mask6);
+	at = bpf_map_lookup_elem(&verified, &source);
+	return at && (__s64)(now - *(volatile __u64 *)at) < (__s64)VERIFIED_FOR_NS;
+}
+
+/* Over this limit, and let through all the same. */
+static __always_inline bool is_exempt(const struct limit *l, const struct packet *p, __u32 slot,
+				      __u64 now)
+{
+	return features & FEATURE_EXEMPT && l->flags & LIMIT_EXEMPTS && p->kind == KIND_NEW &&
+	       verified_lately(p, slot, now);
+}
+
 /*
  * REASON_UNDER_LIMIT where a limit would admit the packet or does not apply. A SYN over a second meter is not
  * challenged but refused: its ACK would be.
@@ -195,6 +217,8 @@ static __always_inline __u32 look_at(const struct limit *l, const struct packet 
 	meter = limit_look(l, p, now, in);
 	if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
 		return REASON_UNDER_LIMIT;
+	if (is_exempt(l, p, slot, now))
+		return REASON_EXEMPT;
 	if (meter == METER_FULL && policy_at(slot)->on_table_full != TABLE_FULL_DROP &&
 	    aggregate_would_admit(l, now))
 		return REASON_UNDER_LIMIT;
@@ -203,9 +227,14 @@ static __always_inline __u32 look_at(const struct limit *l, const struct packet 
 	return charged(meter, l, slot, now);
 }
 
-/* What limits say that do not end it, together: a challenge before what is only observed, and the first of each. */
+/*
+ * What limits say that do not end it, together: a challenge before what is only observed, that before an exemption, and
+ * the first of each.
+ */
 static __always_inline __u32 with_soft(__u32 so_far, __u32 verdict)
 {
+	if (features & FEATURE_EXEMPT && verdict == REASON_EXEMPT)
+		return so_far == REASON_UNDER_LIMIT ? verdict : so_far;
 	if (verdict & VERDICT_CHALLENGED)
 		return so_far & VERDICT_CHALLENGED ? so_far | (verdict & VERDICT_PROOF) : verdict;
 	return verdict & VERDICT_OBSERVED && !(so_far & VERDICT_CHALLENGED) ? verdict : so_far;
@@ -260,11 +289,12 @@ static __always_inline __u32 charge_all(const struct service *s, const struct pa
 		meter = limit_charge(l, p, now, in);
 		if (meter == LIMIT_SKIPPED || meter == METER_ADMITTED)
 			continue;
-		one = charged(meter, l, slot, now);
+		one = is_exempt(l, p, slot, now) ? REASON_EXEMPT : charged(meter, l, slot, now);
 		if (one & REFUSED)
 			return one;
-		verdict = one & (VERDICT_CHALLENGED | VERDICT_OBSERVED) ? with_soft(verdict, one) :
-									  one;
+		verdict = one == REASON_EXEMPT || one & (VERDICT_CHALLENGED | VERDICT_OBSERVED) ?
+				  with_soft(verdict, one) :
+				  one;
 	}
 	return verdict;
 }

@@ -105,6 +105,7 @@ func (c *checker) sets() (in uint64, err error) {
 // look asks the limits in their order; the first that refuses decides.
 func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 	underLimit, tableFull := reasonNames[limiterReasonREASON_UNDER_LIMIT], reasonNames[limiterReasonREASON_TABLE_FULL]
+	exempt := reasonNames[limiterReasonREASON_EXEMPT]
 	pass := Verdict{Verdict: "pass", Reason: underLimit}
 	if s.LimitCount > policy.MaxServiceLimits || c.head.GlobalCount > policy.MaxGlobalLimits {
 		return Verdict{}, errDamaged("services in force")
@@ -133,7 +134,7 @@ func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 		case v.Reason == underLimit && (pass.Limit == nil || pass.Reason == underLimit && v.Left < pass.Left):
 			pass = v
 		case v.Reason == underLimit:
-		case v.Reason == tableFull && c.letsThrough():
+		case v.Reason == tableFull && c.letsThrough(), v.Reason == exempt:
 			pass = v // as far as this limit goes
 		default:
 			return v, nil
@@ -188,6 +189,10 @@ func (c *checker) lookAt(l *limiterLimit) (Verdict, error) {
 			Verdict: "pass", Reason: reasonNames[limiterReasonREASON_UNDER_LIMIT], Left: (l.Capacity - owed) / cost,
 		}, nil
 	}
+	exempt, err := c.exempt(l)
+	if err != nil || exempt {
+		return Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_EXEMPT]}, err
+	}
 	v := Verdict{
 		Verdict: c.over(l), Reason: reasonNames[limiterReason(l.Over&0xff)],
 		Until: time.Now().Add(time.Duration((owed + cost - l.Capacity) << l.UnitShift)),
@@ -218,6 +223,25 @@ func (c *checker) over(l *limiterLimit) string {
 	}
 	return "challenge"
 }
+
+// exempt is is_exempt.
+func (c *checker) exempt(l *limiterLimit) (bool, error) {
+	if l.Flags&uint32(limiterLimitFlagLIMIT_EXEMPTS) == 0 {
+		return false, nil
+	}
+	var at uint64
+	err := c.maps.Verified.Lookup(dataAddr(c.sourceOf(c.source).Addr()), &at)
+	if isMissing(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read verified sources: %w", err)
+	}
+	return int64(c.nowNs-at) < int64(verifiedFor), nil
+}
+
+// verifiedFor is VERIFIED_FOR_NS.
+const verifiedFor = 10 * time.Minute
 
 // owed is the level that the next connection meets, and whether the debt is its own: a newcomer takes over
 // the oldest slot of its bucket, with what that one owes.

@@ -206,8 +206,6 @@ func supported(l policy.Limit) error {
 		return fail(ErrInvalid, "this version does not count %s yet; take the limit out", l.Kind)
 	case !over:
 		return fail(ErrInvalid, "this version does not know `over: %s` yet; use drop, reset, challenge or observe", l.Over)
-	case l.Exempt != "":
-		return fail(ErrInvalid, "this version does not know `exempt` yet; take it out")
 	case l.Kind == policy.KindConcurrent && l.Per != policy.PerSource && l.Per != policy.PerService:
 		return fail(ErrInvalid, "this version counts concurrent connections per source and per service, not per %s yet; take the limit out", l.Per)
 	case l.Ban != nil:
@@ -245,6 +243,7 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 	_, need[limiterFeatureFEATURE_RESET] = c.limits[answerSourceAt]
 	_, need[limiterFeatureFEATURE_CHALLENGE] = c.limits[challengeSourceAt]
 	need[limiterFeatureFEATURE_PROVEN] = c.proves()
+	need[limiterFeatureFEATURE_EXEMPT] = slices.ContainsFunc(everyLimit(p), func(l policy.Limit) bool { return l.Exempt != "" })
 	if p.OnTableFull == policy.TableFullChallenge && need[limiterFeatureFEATURE_CHALLENGE] {
 		c.head.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_CHALLENGE)
 	}

@@ -73,6 +73,9 @@ func compileLimit(l policy.Limit) (compiledLimit, error) {
 	if l.CountRejected {
 		out.Flags |= uint32(limiterLimitFlagLIMIT_COUNT_REJECTED)
 	}
+	if l.Exempt != "" {
+		out.Flags |= uint32(limiterLimitFlagLIMIT_EXEMPTS)
+	}
 	out.setMasks(l.Prefix)
 	if l.Kind == policy.KindConcurrent {
 		out.Capacity = l.Concurrent

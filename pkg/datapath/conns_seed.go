@@ -17,13 +17,16 @@ import (
 // concurrentFeature is what a policy needs that counts concurrent connections.
 const concurrentFeature = uint32(limiterFeatureFEATURE_CONCURRENT)
 
+// handshakeFeatures are those for which handshakes must be seen.
+const handshakeFeatures = concurrentFeature | uint32(limiterFeatureFEATURE_EXEMPT)
+
 // widenConns begins to count connections if a policy that is about to come into force needs it, and counts those
 // that are open already under its limits.
 func (i *Instance) widenConns(c *compiled, generation uint16) error {
-	if c.head.Features&concurrentFeature == 0 {
+	if c.head.Features&handshakeFeatures == 0 {
 		return nil
 	}
-	if err := i.attachConns(); err != nil {
+	if err := i.attachConns(); err != nil || c.head.Features&concurrentFeature == 0 {
 		return err
 	}
 	return i.seedConns(slotOfGeneration(generation), false)
@@ -33,7 +36,7 @@ func (i *Instance) widenConns(c *compiled, generation uint16) error {
 // force are counted under its limits, what it does not count is given back, and where no policy needs the
 // counting, it ends. It does nothing where all is so.
 func (i *Instance) settleConns() error {
-	if i.featuresNeeded()&concurrentFeature == 0 {
+	if i.featuresNeeded()&handshakeFeatures == 0 {
 		return i.detachConns()
 	}
 	if err := i.attachConns(); err != nil {

@@ -23,7 +23,7 @@ func (i *Instance) openConns() (*openConns, error) {
 	o := &openConns{counted: map[uint32]bool{}, open: map[limiterSourceKey]uint64{}, verified: map[limiterAddr]uint64{}}
 	slot := slotOfGeneration(i.live().inForce(monotonicNow()))
 	head := i.control.Policies[slot]
-	if head.Features&concurrentFeature == 0 {
+	if head.Features&handshakeFeatures == 0 {
 		return o, nil
 	}
 	for n := range min(head.Services, uint32(limiterAbiMAX_SERVICES)) {

@@ -24,6 +24,7 @@ var reasonNames = map[limiterReason]string{
 	limiterReasonREASON_OVER_CONCURRENT: "over_concurrent",
 	limiterReasonREASON_OVER_BYTES_OUT:  "over_bytes_out",
 	limiterReasonREASON_PROVEN:          "proven",
+	limiterReasonREASON_EXEMPT:          "exempt",
 }
 
 var actionNames = map[limiterAction]string{

@@ -165,7 +165,7 @@ type hashTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [95]hashTestCounter
+	ByEnd        [100]hashTestCounter
 	NearLimits   [64]hashTestCounter
 	NearServices [64]hashTestCounter
 }

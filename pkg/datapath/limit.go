@@ -52,7 +52,7 @@ func (i *Instance) Policy() (Policy, error) {
 		return Policy{}, err
 	}
 	out.Uncounted = tallies.Uncounted
-	if i.featuresNeeded()&concurrentFeature != 0 {
+	if i.featuresNeeded()&handshakeFeatures != 0 {
 		out.ConnTrouble = i.connTrouble()
 	}
 	if out.Unanswered, err = i.unanswered(); err != nil {

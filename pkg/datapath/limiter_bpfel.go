@@ -234,7 +234,7 @@ type limiterCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [95]limiterCounter
+	ByEnd        [100]limiterCounter
 	NearLimits   [64]limiterCounter
 	NearServices [64]limiterCounter
 }
@@ -254,7 +254,8 @@ const (
 	limiterFeatureFEATURE_BYTES_OUT  limiterFeature = 512
 	limiterFeatureFEATURE_CHALLENGE  limiterFeature = 1024
 	limiterFeatureFEATURE_PROVEN     limiterFeature = 2048
-	limiterFeatureFEATURE_ALL        limiterFeature = 4095
+	limiterFeatureFEATURE_EXEMPT     limiterFeature = 4096
+	limiterFeatureFEATURE_ALL        limiterFeature = 8191
 )
 
 type limiterHashKey uint32
@@ -320,6 +321,7 @@ const (
 	limiterLimitFlagLIMIT_COUNT_REJECTED limiterLimitFlag = 1
 	limiterLimitFlagLIMIT_OBSERVES       limiterLimitFlag = 2
 	limiterLimitFlagLIMIT_PROVEN         limiterLimitFlag = 4
+	limiterLimitFlagLIMIT_EXEMPTS        limiterLimitFlag = 8
 )
 
 type limiterLimitKind uint32
@@ -515,7 +517,8 @@ const (
 	limiterReasonREASON_SELF_TEST       limiterReason = 16
 	limiterReasonREASON_OVER_BYTES_OUT  limiterReason = 17
 	limiterReasonREASON_OVER_CONCURRENT limiterReason = 18
-	limiterReasonREASON_COUNT           limiterReason = 19
+	limiterReasonREASON_EXEMPT          limiterReason = 19
+	limiterReasonREASON_COUNT           limiterReason = 20
 )
 
 type limiterScope uint32

@@ -165,7 +165,7 @@ type limiterBenchCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [95]limiterBenchCounter
+	ByEnd        [100]limiterBenchCounter
 	NearLimits   [64]limiterBenchCounter
 	NearServices [64]limiterBenchCounter
 }

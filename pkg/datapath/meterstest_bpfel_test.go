@@ -165,7 +165,7 @@ type metersTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [95]metersTestCounter
+	ByEnd        [100]metersTestCounter
 	NearLimits   [64]metersTestCounter
 	NearServices [64]metersTestCounter
 }

@@ -157,6 +157,7 @@ func TestEveryReasonHasACase(t *testing.T) {
 	note(isOverConcurrent) // TestConcurrentSYNs
 	note(isChallenged)     // TestChallengeOfASource
 	note(isProven)
+	note(isExempt) // TestExemptIsWhoConnectedLately
 	for reason := limiterReasonREASON_NONE + 1; reason < limiterReasonREASON_COUNT; reason++ {
 		if !reasons[reason] {
 			t.Errorf("reason %d (%s) has no case", reason, reasonNames[reason])

@@ -165,7 +165,7 @@ type quicTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [95]quicTestCounter
+	ByEnd        [100]quicTestCounter
 	NearLimits   [64]quicTestCounter
 	NearServices [64]quicTestCounter
 }

@@ -165,7 +165,7 @@ type rivalTestCounts struct {
 	}
 	RefusedBy    uint32
 	Pad          uint32
-	ByEnd        [95]rivalTestCounter
+	ByEnd        [100]rivalTestCounter
 	NearLimits   [64]rivalTestCounter
 	NearServices [64]rivalTestCounter
 }

@@ -68,7 +68,7 @@ func carryConns(old, new *pinnedMaps) error {
 
 // takeUpConns counts what is open under every policy that may be in force.
 func (i *Instance) takeUpConns() error {
-	if i.featuresNeeded()&concurrentFeature == 0 {
+	if i.featuresNeeded()&handshakeFeatures == 0 {
 		return nil
 	}
 	if err := i.attachConns(); err != nil {

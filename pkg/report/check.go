@@ -71,6 +71,8 @@ func (c Check) why() string {
 		return fmt.Sprintf("under %s; %d more would pass now", c.limit(), v.Left)
 	case v.Reason == "table_full":
 		return "not known to the limiter, whose table is full"
+	case v.Reason == "exempt" && v.Limit != nil:
+		return fmt.Sprintf("over %s; exempt, for it completed a handshake here of late", c.limit())
 	case v.Limit != nil:
 		return "over " + c.limit()
 	}

@@ -55,7 +55,7 @@ func Troubles(p datapath.Policy) []string { return append(uncounted(p), unanswer
 // uncounted says in one line what limits of concurrent connections do not see.
 func uncounted(p datapath.Policy) []string {
 	if p.ConnTrouble != "" {
-		return []string{fmt.Sprintf("concurrent connections are not counted: %s; any command that changes something mends it, as `synward apply`", p.ConnTrouble)}
+		return []string{fmt.Sprintf("connections are not counted, nor handshakes seen: %s; any command that changes something mends it, as `synward apply`", p.ConnTrouble)}
 	}
 	if p.Uncounted == 0 {
 		return nil
