@@ -15,20 +15,26 @@
 #define IPV4_DEFAULT_MSS 536
 #define IPV6_DEFAULT_MSS 1220
 
-/* The SYN's header in c->syn. Its size, 0 if it is not all there. */
+/*
+ * The SYN's header in c->syn. Its size, 0 if it is not all there. The room is compared with the options alone: Linux 6.12
+ * loses the bounds of a number when a sum that it is part of is compared.
+ */
 static __always_inline __u32 load_syn(void *ctx, const struct packet *p, struct challenge *c,
 				      load_fn load)
 {
 	struct tcp_header *tcp = (struct tcp_header *)c->syn;
-	__u32 options;
+	__u32 options, room = p->l4_bytes - TCP_BYTES;
 
-	if (load(ctx, p->l4_offset, c->syn, TCP_BYTES))
+	if (p->l4_bytes < TCP_BYTES || load(ctx, p->l4_offset, c->syn, TCP_BYTES))
 		return 0;
 	options = (tcp->offset >> 4) * 4 - TCP_BYTES;
 	KEEP(options);
-	if (options < 4) /* none; the verifier of 6.1 learns a bound of this and not of != 0 */
+	/* In this order: Linux 7 learns no least of a number that may be negative, 6.1 none of != 0. */
+	if (options > CHALLENGE_SYN_BYTES - TCP_BYTES)
+		return 0;
+	if (options < 4)
 		return TCP_BYTES;
-	if (options > CHALLENGE_SYN_BYTES - TCP_BYTES || TCP_BYTES + options > p->l4_bytes)
+	if (options > room)
 		return 0;
 	if (load(ctx, p->l4_offset + TCP_BYTES, c->syn + TCP_BYTES, options))
 		return 0;
