@@ -241,6 +241,21 @@ func (i *Instance) forgetConns() error {
 			return fmt.Errorf("clear counts of connections: %w", err)
 		}
 	}
+	return i.forgetNotes()
+}
+
+// forgetNotes clears what gates have reserved that are gone: the next one would give back places that are not there,
+// or that are somebody else's by then.
+func (i *Instance) forgetNotes() error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count CPUs: %w", err)
+	}
+	for runner := range uint32(limiterConnRunnerCONN_RUNNERS) {
+		if err := i.maps.ConnNotes.Put(runner, make([]limiterConnNote, cpus)); err != nil {
+			return fmt.Errorf("clear notes of connections: %w", err)
+		}
+	}
 	return nil
 }
 

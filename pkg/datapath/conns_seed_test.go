@@ -3,11 +3,14 @@
 package datapath_test
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/synward/synward/pkg/datapath"
 	"github.com/synward/synward/pkg/internal/testenv"
@@ -153,6 +156,59 @@ func TestConcurrentHalfAttachedIsMended(t *testing.T) {
 	b.mustCount(3)
 	open.abort()
 	b.mustBeZero()
+}
+
+// What the gate had reserved when its hook went is not given back by the gate that comes after: the counts have begun
+// anew meanwhile, and the place would be somebody else's.
+func TestConcurrentMendForgetsNotes(t *testing.T) {
+	b := newConnBench(t, 100)
+	server := b.server(b.ServerIP4, testenv.ServerOptions{Hold: true, Silent: true})
+	open := b.openSome(server.Addr(), 3)
+	b.mustCount(3)
+	if err := os.Remove(filepath.Join(b.pinDir, "links", "conns-gate")); err != nil {
+		t.Fatal(err)
+	}
+	b.leaveNotes()
+	before := b.tallies()
+	b.change(func(*datapath.Instance) error { return nil })
+	more := b.openSome(server.Addr(), 20)
+	b.mustCount(23)
+	if after := b.tallies(); after.Lost != before.Lost {
+		t.Errorf("a place of before was given back: %+v, then %+v", before, after)
+	}
+	more.abort()
+	open.abort()
+	b.mustBeZero()
+}
+
+// leaveNotes writes to every CPU's note of the gate that it has reserved a place under some key that is counted.
+func (b connBench) leaveNotes() {
+	b.t.Helper()
+	const countAt, claimAt, size = 48, 56, 440 // of struct conn_note
+	notes, conns := b.pinnedMap("conn_notes"), b.pinnedMap("conns")
+	var key [32]byte
+	if err := conns.NextKey(nil, &key); err != nil {
+		b.t.Fatal(err)
+	}
+	perCPU := make([][size]byte, ebpf.MustPossibleCPU())
+	for n := range perCPU {
+		binary.NativeEndian.PutUint64(perCPU[n][:], 1)
+		binary.NativeEndian.PutUint32(perCPU[n][countAt:], 1)
+		copy(perCPU[n][claimAt:], key[:])
+	}
+	if err := notes.Put(uint32(0), perCPU); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b connBench) pinnedMap(name string) *ebpf.Map {
+	b.t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(b.pinDir, "maps", name), nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { m.Close() })
+	return m
 }
 
 // While a policy waits for its confirmation, the one that may come back counts beside it: no process has to live for
