@@ -196,3 +196,17 @@ func TestConcurrentResets(t *testing.T) {
 	_ = conn.Close()
 	b.mustBeZero()
 }
+
+// Whoever is connected waits no more: a source that opened most of its places may open the others at once.
+func TestConcurrentWaitsOnce(t *testing.T) {
+	b := newConnBench(t, 10)
+	server := b.server(b.ServerIP4, testenv.ServerOptions{Hold: true, Silent: true})
+	before := b.packets("over_concurrent")
+	for want := uint64(2); want <= 10; want += 2 {
+		b.openSome(server.Addr(), 2)
+		b.mustCount(want)
+	}
+	if got := b.packets("over_concurrent") - before; got != 0 {
+		t.Errorf("%d SYNs were refused below the limit", got)
+	}
+}
