@@ -44,6 +44,9 @@ services: [{name: web, listen: [8080/tcp, 8081/tcp], limits: [{per: source, byte
 `
 )
 
+// downloadPatience is far more than any download takes, on an emulated CPU too.
+const downloadPatience = 3 * time.Minute
+
 // download is a connection over which a server has sent so much to a client, both still open.
 type download struct {
 	server *net.TCPConn
@@ -68,11 +71,17 @@ func (b *bench) download(f family, size, pace int) download {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = client.Close() })
+	if err := listener.(*net.TCPListener).SetDeadline(time.Now().Add(downloadPatience)); err != nil {
+		b.t.Fatal(err)
+	}
 	server, err := listener.Accept()
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = server.Close() })
+	if err := errors.Join(server.SetDeadline(time.Now().Add(downloadPatience)), client.SetDeadline(time.Now().Add(downloadPatience))); err != nil {
+		b.t.Fatal(err)
+	}
 	d := download{server.(*net.TCPConn), client}
 	if pace > 0 {
 		d.control(b.t, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pace) })
@@ -85,7 +94,7 @@ func (b *bench) download(f family, size, pace int) download {
 	if _, err := io.CopyN(io.Discard, client, int64(size)); err != nil {
 		b.t.Fatal(err)
 	}
-	if err := <-sent; err != nil {
+	if err := errors.Join(<-sent, server.SetDeadline(time.Time{}), client.SetDeadline(time.Time{})); err != nil {
 		b.t.Fatal(err)
 	}
 	return d
