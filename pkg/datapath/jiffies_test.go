@@ -14,17 +14,31 @@ import (
 func TestJiffiesTellTheTime(t *testing.T) {
 	testenv.RequireRoot(t)
 	tick := clockTick()
-	offset, ok, err := measureJiffies(tick)
-	must(t, err)
-	if !ok {
-		t.Fatal("jiffies do not go with the clock on this kernel; the data path would ask the coarse clock, which costs a call")
-	}
 	read, err := newJiffiesReader()
 	must(t, err)
 	defer read.close()
+	// A host that takes an emulated CPU away moves one clock and not the other, once: not three times in a row.
+	const rounds = 3
+	for n := range rounds {
+		offset, ok, err := measureJiffies(tick)
+		must(t, err)
+		if !ok {
+			t.Fatal("jiffies do not go with the clock on this kernel; the data path would ask the coarse clock, which costs a call")
+		}
+		ahead, late, seen := compareJiffies(t, read, tick, offset)
+		if ahead == 0 && late <= seen/2 {
+			return
+		}
+		t.Logf("round %d: of %d times %d were ahead, %d more than a tick and a half behind", n, seen, ahead, late)
+	}
+	t.Errorf("in %d of %d rounds the clocks do not agree", rounds, rounds)
+}
+
+// compareJiffies counts for 25 ticks how often jiffies are ahead of the precise clock, and far behind it.
+func compareJiffies(t *testing.T, read *jiffiesReader, tick time.Duration, offset uint64) (ahead, late, seen int) {
+	t.Helper()
 	first, err := read.sample()
 	must(t, err)
-	ahead, late, seen := 0, 0, 0
 	for now := first; now.Jiffies < first.Jiffies+25; seen++ {
 		now, err = read.sample()
 		must(t, err)
@@ -36,7 +50,5 @@ func TestJiffiesTellTheTime(t *testing.T) {
 			late++
 		}
 	}
-	if ahead > 0 || late > seen/2 {
-		t.Errorf("of %d times %d were ahead, %d more than a tick and a half behind", seen, ahead, late)
-	}
+	return ahead, late, seen
 }
