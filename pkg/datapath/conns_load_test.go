@@ -22,7 +22,6 @@ func churn(client *testenv.Namespace, at netip.AddrPort, count int) (made int64)
 	const threads = 8
 	var sum atomic.Int64
 	var running sync.WaitGroup
-	to := &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
 	one := func(reads bool) bool {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -30,7 +29,7 @@ func churn(client *testenv.Namespace, at netip.AddrPort, count int) (made int64)
 		}
 		defer unix.Close(fd)
 		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-		if unix.Connect(fd, to) != nil {
+		if unix.Connect(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}) != nil {
 			return false
 		}
 		if reads {
