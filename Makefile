@@ -48,7 +48,7 @@ test: ## Run all tests on this kernel (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: run sudo make test" >&2; exit 1; }
 	@scripts/setup.sh test
 	@# One package after the other: limits of concurrent connections count the sockets of the whole host.
-	go test $(RACE) -p 1 -count=1 -timeout 30m $(TESTFLAGS) ./...
+	go test $(RACE) -p 1 -count=1 -timeout 45m $(TESTFLAGS) ./...
 
 fuzz: ## FUZZ_SECONDS each: frames beside a second parser, frames before the kernel, policy files (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo "make fuzz needs root: run sudo make fuzz" >&2; exit 1; }
