@@ -105,7 +105,7 @@ func TestDowngradeRefuses(t *testing.T) {
 	for name, row := range map[string]struct{ pin, field, says string }{
 		"a field of an entry":   {"block_hosts", "added_by_another_abi", "block_hosts: field added_by_another_abi"},
 		"a field of the ledger": {"sources", "added_by_another_abi", "ledger: field added_by_another_abi"},
-		"a reason":              {"counters", "by_end[36].packets", "REASON_OF_ANOTHER_ABI"},
+		"a reason":              {"counters", datapath.FieldOfReason(9), "REASON_OF_ANOTHER_ABI"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newUpgradeLab(t, other, upgradeModes()["native"])

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -65,6 +66,11 @@ func UpgradeLeft(t *testing.T, dir string) string {
 		return "pins made"
 	}
 	return "nothing to see"
+}
+
+// FieldOfReason is where a reason is counted, with its first action.
+func FieldOfReason(reason int) string {
+	return fmt.Sprintf("by_end[%d].packets", reason*int(limiterActionACTION_COUNT))
 }
 
 // SetField writes a number into the first value of a pinned map, whatever version made it, and returns how to undo it.
