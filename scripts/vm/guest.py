@@ -8,7 +8,7 @@ container. Everything is five to ten times slower than on the machine itself: me
 Settings, all optional:
     SYNWARD_VM_CPUS      virtual processors (2)
     SYNWARD_VM_MEMORY    MiB of memory (1024 and three times the initramfs)
-    SYNWARD_VM_TIMEOUT   seconds for one boot with all its jobs (3000)
+    SYNWARD_VM_TIMEOUT   seconds for one boot with all its jobs (3600)
     SYNWARD_VM_MODULES   further kernel modules that the guest is to have
     SYNWARD_VM_QEMU      further arguments for QEMU
     SYNWARD_VM_OUT       1: write the files that jobs hand out (see write_file)
@@ -108,7 +108,7 @@ class Guest:
         qemu = subprocess.Popen(
             self._command(image, log), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         )
-        timer = threading.Timer(float(os.environ.get("SYNWARD_VM_TIMEOUT") or 3000), self._expire, [qemu])
+        timer = threading.Timer(float(os.environ.get("SYNWARD_VM_TIMEOUT") or 3600), self._expire, [qemu])
         timer.start()
         try:
             self._read_output(qemu.stdout)
