@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,10 @@ var (
 	// RST came in its place: somebody else answered the SYN, or the last ACK of the handshake was refused.
 	ErrNotServed = errors.New("handshake completed but not served")
 )
+
+// greetingPatience is how long a server's process may take to greet: a handshake is answered by the kernel at once,
+// a greeting when a loaded machine lets the process run.
+const greetingPatience = 2 * time.Second
 
 // Dial makes a TCP connection out of ns from the address src (any free port) to dst by a real connect(2). It
 // does not wait for the server's greeting. Linux repeats an unanswered SYN after one second, so that a timeout
@@ -50,8 +55,9 @@ func DialFrom(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (ne
 }
 
 // Connect dials a Server, waits for its greeting and ends the connection by Abort. Nil means that the server
-// accepted the connection and counted it. The timeout holds for the handshake and for the greeting, each.
-// Errors are those of Dial and ErrNotServed.
+// accepted the connection and counted it. The timeout holds for the handshake and for the greeting, each; but
+// for the greeting, which a process sends, it is at least greetingPatience. Errors are those of Dial and
+// ErrNotServed.
 func Connect(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) error {
 	conn, err := Dial(ns, src, dst, timeout)
 	if err != nil {
@@ -70,7 +76,7 @@ func Abort(conn net.Conn) error {
 
 func awaitGreeting(conn net.Conn, timeout time.Duration) error {
 	defer Abort(conn)
-	if err := conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(max(timeout, greetingPatience))); err != nil {
 		return err
 	}
 	var b [1]byte
@@ -144,10 +150,22 @@ func finishConnect(fd int, timeout time.Duration) (net.Conn, error) {
 		}
 		return true
 	})
+	if errors.Is(err, os.ErrDeadlineExceeded) && connected(raw) {
+		err = nil // it was this process that was late, on a machine that stood still, and not the answer
+	}
 	if err = errors.Join(err, result); err != nil {
 		return nil, classify(err)
 	}
 	return net.FileConn(file)
+}
+
+// connected tells whether the handshake of a socket is over.
+func connected(raw syscall.RawConn) (yes bool) {
+	err := raw.Control(func(fd uintptr) {
+		_, err := unix.Getpeername(int(fd))
+		yes = err == nil
+	})
+	return yes && err == nil
 }
 
 func classify(err error) error {

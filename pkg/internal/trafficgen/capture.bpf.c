@@ -63,10 +63,11 @@ int count_sources(struct xdp_md *ctx)
 		return XDP_PASS;
 	__sync_fetch_and_add(&total, 1);
 	seen = bpf_map_lookup_elem(&sources, &key);
-	if (seen)
-		__sync_fetch_and_add(seen, 1);
-	else if (bpf_map_update_elem(&sources, &key, &one, BPF_NOEXIST))
-		__sync_fetch_and_add(&unknown, 1);
+	if (!seen && !bpf_map_update_elem(&sources, &key, &one, BPF_NOEXIST))
+		return XDP_DROP;
+	/* Another CPU may have been first with it. */
+	seen = seen ?: bpf_map_lookup_elem(&sources, &key);
+	__sync_fetch_and_add(seen ?: &unknown, 1);
 	return XDP_DROP;
 }
 
