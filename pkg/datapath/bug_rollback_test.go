@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/synward/synward/pkg/internal/testenv"
 	"github.com/synward/synward/pkg/policy"
 )
 
@@ -52,9 +53,7 @@ func TestBugRollbackAtTheDeadlineBringsTheUnconfirmedBack(t *testing.T) {
 	}
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(99), Confirm: time.Second}))
 	must(t, l.tidy())
-	for l.live().pending(monotonicNow()) {
-		time.Sleep(10 * time.Millisecond)
-	}
+	l.outlast()
 	_, err := l.Rollback(1, "a test")
 	if got := l.reviewBurst(); got == 99 {
 		t.Errorf("rollback put the unconfirmed policy in force, and for good (error %v)", err)
@@ -66,9 +65,7 @@ func TestBugApplyAtTheDeadlineKeepsTheUnconfirmed(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(2)}))
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(99), Confirm: time.Second}))
-	for l.live().pending(monotonicNow()) {
-		time.Sleep(10 * time.Millisecond)
-	}
+	l.outlast()
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(3)}))
 	kept, err := l.Kept()
 	must(t, err)
@@ -84,9 +81,7 @@ func TestBugKilledSettleKeepsTheUnconfirmed(t *testing.T) {
 	l := newProgramLab(t, frozen{linkHeader: true})
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(2)}))
 	must(t, l.Apply(ApplyOptions{Policy: reviewPolicy(99), Confirm: time.Second}))
-	for l.live().pending(monotonicNow()) {
-		time.Sleep(10 * time.Millisecond)
-	}
+	l.outlast()
 	w := l.live()
 	if !l.swap(w, live{generation: w.inForce(monotonicNow())}) {
 		t.Fatal("swap")
@@ -99,4 +94,10 @@ func TestBugKilledSettleKeepsTheUnconfirmed(t *testing.T) {
 			t.Errorf("`rollback %d` would bring back a policy that nobody confirmed", n)
 		}
 	}
+}
+
+// outlast waits until the policy that nobody confirmed has lapsed.
+func (l *programLab) outlast() {
+	l.t.Helper()
+	testenv.WaitFor(l.t, time.Minute, "the deadline", func() bool { return !l.live().pending(monotonicNow()) })
 }

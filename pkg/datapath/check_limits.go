@@ -107,18 +107,12 @@ func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 	underLimit, tableFull := reasonNames[limiterReasonREASON_UNDER_LIMIT], reasonNames[limiterReasonREASON_TABLE_FULL]
 	exempt := reasonNames[limiterReasonREASON_EXEMPT]
 	pass := Verdict{Verdict: "pass", Reason: underLimit}
-	if s.LimitCount > policy.MaxServiceLimits || c.head.GlobalCount > policy.MaxGlobalLimits {
-		return Verdict{}, errDamaged("services in force")
+	limits, err := c.limitsOf(s)
+	if err != nil {
+		return Verdict{}, err
 	}
-	for n := range s.LimitCount + c.head.GlobalCount {
-		at := s.FirstLimit + n
-		if n >= s.LimitCount {
-			at = c.head.GlobalFirst + n - s.LimitCount
-		}
-		l, err := c.limitAt(c.slot, at)
-		if err != nil {
-			return Verdict{}, err
-		}
+	for _, at := range limits {
+		l := at.limiterLimit
 		if !c.applies(&l) {
 			continue
 		}
@@ -129,7 +123,7 @@ func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 		if bytesOut(&l) && v.Reason == underLimit {
 			continue // it says nothing of how many connections are left
 		}
-		v.Limit, v.LimitName = limitOf(p, at)
+		v.Limit, v.LimitName = limitOf(p, at.place)
 		switch {
 		case v.Reason == underLimit && (pass.Limit == nil || pass.Reason == underLimit && v.Left < pass.Left):
 			pass = v
@@ -141,6 +135,30 @@ func (c *checker) look(s limiterService, p *policy.Policy) (Verdict, error) {
 		}
 	}
 	return pass, nil
+}
+
+// placedLimit is a limit with its place in the policy.
+type placedLimit struct {
+	limiterLimit
+	place uint32
+}
+
+// limitsOf are the limits that a packet to a service meets, in their order: its own, then the global ones.
+func (c *checker) limitsOf(s limiterService) (out []placedLimit, err error) {
+	if s.LimitCount > policy.MaxServiceLimits || c.head.GlobalCount > policy.MaxGlobalLimits {
+		return nil, errDamaged("services in force")
+	}
+	for n := range s.LimitCount + c.head.GlobalCount {
+		at := placedLimit{place: s.FirstLimit + n}
+		if n >= s.LimitCount {
+			at.place = c.head.GlobalFirst + n - s.LimitCount
+		}
+		if at.limiterLimit, err = c.limitAt(c.slot, at.place); err != nil {
+			return nil, err
+		}
+		out = append(out, at)
+	}
+	return out, nil
 }
 
 // letsThrough: what meets a full table passes, as far as the limit's aggregate goes.

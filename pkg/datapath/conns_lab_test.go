@@ -51,32 +51,6 @@ func setConcurrent(i *datapath.Instance, most uint64) error {
 	return i.Apply(datapath.ApplyOptions{Policy: next, By: "test"})
 }
 
-// apply puts a policy file in force.
-func (b connBench) apply(text string) {
-	b.t.Helper()
-	p, err := policy.Parse("policy.yaml", []byte(text), nil)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.change(func(i *datapath.Instance) error { return i.Apply(datapath.ApplyOptions{Policy: p, By: "test"}) })
-}
-
-// read runs fn on the instance as a reader.
-func (b connBench) read(fn func(i *datapath.Instance) error) {
-	b.t.Helper()
-	err := b.Server.Do(func() error {
-		i, err := datapath.Open(b.pinDir)
-		if err != nil {
-			return err
-		}
-		defer i.Close()
-		return fn(i)
-	})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-}
-
 func (b connBench) tallies() (out datapath.ConnTallies) {
 	b.t.Helper()
 	b.read(func(i *datapath.Instance) (err error) {

@@ -3,15 +3,11 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 )
 
 // concurrentFeature is what a policy needs that counts concurrent connections.
@@ -118,26 +114,4 @@ func (i *Instance) clearListening() error {
 		return fmt.Errorf("clear listening ports: %w", err)
 	}
 	return nil
-}
-
-// eachNetns visits each network namespace that has a name or a process, once. One that ends meanwhile has no
-// sockets to be counted.
-func eachNetns(visit func(path string) error) error {
-	named, _ := filepath.Glob("/run/netns/*")
-	docker, _ := filepath.Glob("/run/docker/netns/*")
-	processes, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	seen := map[uint64]bool{}
-	var errs []error
-	for _, path := range append(append([]string{"/proc/self/ns/net"}, named...), append(docker, processes...)...) {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil || seen[st.Ino] {
-			continue
-		}
-		seen[st.Ino] = true
-		err := visit(path)
-		if _, gone := os.Stat(path); err != nil && gone == nil {
-			errs = append(errs, fmt.Errorf("network namespace %s: %w", path, err))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -138,4 +139,30 @@ func InNetns(name string, fn func() error) error {
 		path = filepath.Join("/run/netns", name)
 	}
 	return inNetns(path, fn)
+}
+
+// eachNetns visits each network namespace that has a name or a process, once. One that ends meanwhile is none.
+func eachNetns(visit func(path string) error) error {
+	paths := []string{"/proc/self/ns/net"}
+	for _, pattern := range []string{"/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/net"} {
+		more, err := filepath.Glob(pattern)
+		if err != nil {
+			return fmt.Errorf("find network namespaces: %w", err)
+		}
+		paths = append(paths, more...)
+	}
+	seen := map[uint64]bool{}
+	var errs []error
+	for _, path := range paths {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil || seen[st.Ino] {
+			continue
+		}
+		seen[st.Ino] = true
+		err := visit(path)
+		if _, gone := os.Stat(path); err != nil && gone == nil {
+			errs = append(errs, fmt.Errorf("network namespace %s: %w", path, err))
+		}
+	}
+	return errors.Join(errs...)
 }

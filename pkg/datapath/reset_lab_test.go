@@ -6,12 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -158,32 +156,11 @@ func (l *resetLab) mustAnswer(h resetHook, p tg.Packet, opts ebpf.RunOptions, wh
 // AnswerTo is what RFC 9293 section 3.10.7.1 wants, made by another library.
 func AnswerTo(t *testing.T, p tg.Packet) []byte {
 	t.Helper()
-	link := p.With(func(p *tg.Packet) {
-		p.SrcMAC, p.DstMAC = p.DstMAC, p.SrcMAC
-		p.Src, p.Dst, p.EtherType = netip.Addr{}, netip.Addr{}, tg.EtherTypeIPv6
-		p.Payload, p.Trailer = nil, 0
-	})
 	tcp := &layers.TCP{
 		SrcPort: layers.TCPPort(p.DstPort), DstPort: layers.TCPPort(p.SrcPort),
 		Ack: p.Seq + 1 + uint32(len(p.Payload)), ACK: true, RST: true,
 	}
-	var ip interface {
-		gopacket.SerializableLayer
-		gopacket.NetworkLayer
-	} = &layers.IPv6{
-		Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolTCP, SrcIP: p.Dst.AsSlice(), DstIP: p.Src.AsSlice(),
-	}
-	if p.Src.Is4() {
-		link.EtherType = tg.EtherTypeIPv4
-		ip = &layers.IPv4{
-			Version: 4, TTL: 64, Flags: layers.IPv4DontFragment, Protocol: layers.IPProtocolTCP,
-			SrcIP: p.Dst.AsSlice(), DstIP: p.Src.AsSlice(),
-		}
-	}
-	must(t, tcp.SetNetworkLayerForChecksum(ip))
-	out := gopacket.NewSerializeBuffer()
-	must(t, gopacket.SerializeLayers(out, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, tcp))
-	return append(link.Bytes(), out.Bytes()...)
+	return answerFrame(t, p, tcp, nil, resetXDP)
 }
 
 // kernelFrom tells whether the running kernel is that version or newer.

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -109,15 +107,17 @@ func CloseSockets(chosen func(peer netip.Addr) bool) (closed ClosedSockets, err 
 	if err := CanCloseSockets(); err != nil {
 		return closed, err
 	}
-	err = everyNetns(func() error {
-		for range mostPasses {
-			now, whole, err := closeSocketsHere(chosen)
-			closed.TCP, closed.UDP = closed.TCP+now.TCP, closed.UDP+now.UDP
-			if err != nil || whole && now == (ClosedSockets{}) {
-				return err
+	err = eachNetns(func(path string) error {
+		return inNetns(path, func() error {
+			for range mostPasses {
+				now, whole, err := closeSocketsHere(chosen)
+				closed.TCP, closed.UDP = closed.TCP+now.TCP, closed.UDP+now.UDP
+				if err != nil || whole && now == (ClosedSockets{}) {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	return closed, err
 }
@@ -145,30 +145,4 @@ func closeSocketsHere(chosen func(peer netip.Addr) bool) (closed ClosedSockets, 
 		}
 	}
 	return closed, whole, nil
-}
-
-// everyNetns runs fn once inside each network namespace that has a name or a process. One that ends meanwhile is none.
-func everyNetns(fn func() error) error {
-	paths := []string{"/proc/self/ns/net"}
-	for _, pattern := range []string{"/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/net"} {
-		more, err := filepath.Glob(pattern)
-		if err != nil {
-			return fmt.Errorf("find network namespaces: %w", err)
-		}
-		paths = append(paths, more...)
-	}
-	seen := map[uint64]bool{}
-	var errs []error
-	for _, path := range paths {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil || seen[st.Ino] {
-			continue
-		}
-		seen[st.Ino] = true
-		err := inNetns(path, fn)
-		if _, gone := os.Stat(path); err != nil && gone == nil {
-			errs = append(errs, fmt.Errorf("network namespace %s: %w", path, err))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -2,8 +2,6 @@
 
 package datapath
 
-import "github.com/synward/synward/pkg/policy"
-
 // sentLevels are the limits of bytes_out that count what is sent to one source, by the ids of services.
 type sentLevels struct {
 	checker
@@ -31,18 +29,12 @@ func (i *Instance) sentLevels() (*sentLevels, error) {
 }
 
 func (s *sentLevels) addService(of limiterService) error {
-	if of.LimitCount > policy.MaxServiceLimits || s.head.GlobalCount > policy.MaxGlobalLimits {
-		return errDamaged("services in force")
+	limits, err := s.limitsOf(of)
+	if err != nil {
+		return err
 	}
-	for n := range of.LimitCount + s.head.GlobalCount {
-		at := of.FirstLimit + n
-		if n >= of.LimitCount {
-			at = s.head.GlobalFirst + n - of.LimitCount
-		}
-		l, err := s.limitAt(s.slot, at)
-		if err != nil {
-			return err
-		}
+	for _, at := range limits {
+		l := at.limiterLimit
 		if bytesOut(&l) && l.Per == uint8(limiterLimitPerPER_SOURCE) {
 			s.limits[of.Id] = append(s.limits[of.Id], l)
 			s.asks = s.asks || l.From != 0 || l.Except != 0
