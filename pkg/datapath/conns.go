@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -90,17 +91,16 @@ func (m *mapSet) loadConns(program string, set connSettings) (*ebpf.Program, err
 	return coll.DetachProgram(program), nil
 }
 
+// connsObject is the object file, read once a process: nothing in it may be changed.
+var connsObject = sync.OnceValues(loadConns)
+
 // connSpec is that program with its settings.
 func connSpec(program string, set connSettings) (*ebpf.CollectionSpec, error) {
-	spec, err := loadConns()
+	shared, err := connsObject()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}
-	for other := range spec.Programs {
-		if other != program {
-			delete(spec.Programs, other)
-		}
-	}
+	spec := withOnly(shared, program)
 	for variable, value := range map[string]any{
 		connsVarConnsEpoch: set.epoch, connsVarConnsRunner: uint32(set.runner),
 		connsVarSeedSlot: set.slot, connsVarSeedPrunes: set.prunes, connsVarHasLinkHeader: false, connsVarMayAskCoarseClock: program == connsProgSynwardGate,

@@ -88,13 +88,10 @@ func (i *Instance) ConnCounts() ([]ConnCount, error) {
 	if err != nil {
 		return nil, err
 	}
-	var key limiterConnKey
-	var word uint64
 	var out []ConnCount
-	iter := i.maps.Conns.Iterate()
-	for iter.Next(&key, &word) {
+	err = eachOf(i.maps.Conns, func(key limiterConnKey, word uint64) {
 		if word == 0 || word == math.MaxUint64 {
-			continue // about to go
+			return // about to go
 		}
 		c := ConnCount{Established: word & math.MaxUint32, Reserved: word >> 32}
 		if key.Limit < uint64(limiterAbiSERVICE_IDS) {
@@ -104,9 +101,6 @@ func (i *Instance) ConnCounts() ([]ConnCount, error) {
 			c.Source = i.sourceOf(addr)
 		}
 		out = append(out, c)
-	}
-	if err := iter.Err(); err != nil {
-		return nil, fmt.Errorf("read counts of connections: %w", err)
-	}
-	return out, nil
+	})
+	return out, err
 }

@@ -154,3 +154,11 @@ func (b connBench) mustBeZero() {
 		b.t.Errorf("tallies: %+v", tallies)
 	}
 }
+
+// mustHaveAsked wants every connection to have asked the gate for its place.
+func (b connBench) mustHaveAsked() {
+	b.t.Helper()
+	if got := b.tallies(); got.Late != 0 {
+		b.t.Errorf("%d connections were counted that had asked for no place: %+v", got.Late, got)
+	}
+}

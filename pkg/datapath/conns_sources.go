@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -34,27 +33,15 @@ func (i *Instance) openConns() (*openConns, error) {
 }
 
 func (i *Instance) readOpen(o *openConns) error {
-	var key limiterConnKey
-	var word uint64
-	iter := i.maps.Conns.Iterate()
-	for iter.Next(&key, &word) {
+	err := eachOf(i.maps.Conns, func(key limiterConnKey, word uint64) {
 		if key.Limit < uint64(limiterAbiSERVICE_IDS) && word != math.MaxUint64 {
 			o.open[limiterSourceKey{Addr: key.Addr, Service: uint32(key.Limit)}] = word & math.MaxUint32
 		}
+	})
+	if err != nil {
+		return err
 	}
-	if err := iter.Err(); err != nil {
-		return fmt.Errorf("read counts of connections: %w", err)
-	}
-	var addr limiterAddr
-	var ns uint64
-	iter = i.maps.Verified.Iterate()
-	for iter.Next(&addr, &ns) {
-		o.verified[addr] = ns
-	}
-	if err := iter.Err(); err != nil {
-		return fmt.Errorf("read verified sources: %w", err)
-	}
-	return nil
+	return eachOf(i.maps.Verified, func(addr limiterAddr, ns uint64) { o.verified[addr] = ns })
 }
 
 // fill adds to a line of the ledger what is counted of its connections.

@@ -148,11 +148,7 @@ func randomKills(t *testing.T, whole time.Duration, test func(after time.Duratio
 	}
 	t.Logf("seed %d, the command takes %v", seed, whole)
 	random := rand.New(rand.NewPCG(seed, 0))
-	times := kills
-	if os.Getenv("SYNWARD_VM") != "" {
-		times = killsVM
-	}
-	for range times {
+	for range often(kills, killsVM) {
 		test(time.Duration(random.Int64N(int64(whole) * 5 / 4)))
 	}
 }

@@ -39,7 +39,7 @@ type layout struct{ types *btf.Spec }
 
 // layoutBytes describes the maps that this version makes.
 func layoutBytes() ([]byte, error) {
-	spec, err := loadLimiter()
+	spec, err := limiterObject()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}

@@ -99,18 +99,5 @@ func eachEntry(from *ebpf.Map, visit func(limiterPrefixKey, limiterListEntry)) e
 		}
 		return nil
 	}
-	var cursor ebpf.MapBatchCursor
-	keys, values := make([]limiterPrefixKey, readBatch), make([]limiterListEntry, readBatch)
-	for {
-		n, err := from.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !isMissing(err) {
-			return fmt.Errorf("read list: %w", err)
-		}
-		for j := range n {
-			visit(keys[j], values[j])
-		}
-		if err != nil {
-			return nil
-		}
-	}
+	return eachOf(from, visit)
 }

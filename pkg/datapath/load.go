@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -122,12 +123,15 @@ func (m *mapSet) close() {
 	}
 }
 
+// limiterObject is the object file, read once a process: nothing in it may be changed.
+var limiterObject = sync.OnceValues(loadLimiter)
+
 // createMaps makes an instance's maps in the kernel. They live until they are closed or pinned.
 func createMaps() (*mapSet, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise memlock limit: %w", err)
 	}
-	spec, err := loadLimiter()
+	spec, err := limiterObject()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}
@@ -173,7 +177,7 @@ func openMaps(dir pinDir) (*mapSet, error) {
 		return nil, fail(ErrOtherABI, "another version of synward made the maps in %s (ABI %d, this one speaks %d); to carry them over: synward upgrade",
 			dir, abi, uint32(limiterAbiABI_VERSION))
 	}
-	spec, err := loadLimiter()
+	spec, err := limiterObject()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}
@@ -247,15 +251,11 @@ func (m *mapSet) loadVerbose(h hook, f frozen, level ebpf.LogLevel) (*ebpf.Progr
 
 // spec is the object with only the program of a hook in it, and its settings frozen.
 func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
-	spec, err := loadLimiter()
+	shared, err := limiterObject()
 	if err != nil {
 		return nil, fmt.Errorf("read program: %w", err)
 	}
-	for other := range spec.Programs {
-		if other != h.program() {
-			delete(spec.Programs, other)
-		}
-	}
+	spec := withOnly(shared, h.program())
 	set := map[string]any{
 		limiterVarInterfaceSlot: f.slot,
 		limiterVarHasLinkHeader: f.linkHeader,
@@ -272,6 +272,13 @@ func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
 		leaveOutKernelTypes(spec)
 	}
 	return spec, nil
+}
+
+// withOnly is a copy of an object, to be changed at will, with one program of those in it.
+func withOnly(object *ebpf.CollectionSpec, program string) *ebpf.CollectionSpec {
+	only := *object
+	only.Programs = map[string]*ebpf.ProgramSpec{program: object.Programs[program]}
+	return only.Copy()
 }
 
 // leaveOutKernelTypes makes programs that never read the kernel's own structures load on kernels that do not describe

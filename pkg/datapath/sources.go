@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -15,9 +16,6 @@ const readBatch = 8192
 // Sources reads the whole ledger, in no order. What the data path writes meanwhile may be in it or
 // not; an entry that moves under the read may come twice and is returned once.
 func (i *Instance) Sources() ([]Source, error) {
-	var cursor ebpf.MapBatchCursor
-	keys := make([]limiterSourceKey, readBatch)
-	values := make([]limiterSource, readBatch)
 	seen := map[limiterSourceKey]int{}
 	names, err := i.serviceNames()
 	if err != nil {
@@ -32,29 +30,41 @@ func (i *Instance) Sources() ([]Source, error) {
 		return nil, err
 	}
 	var out []Source
+	var troubles error
+	err = eachOf(i.maps.Sources, func(key limiterSourceKey, value limiterSource) {
+		s, ok := i.source(key, value, names)
+		if !ok {
+			return
+		}
+		open.fill(&s, key)
+		troubles = cmp.Or(troubles, sent.fill(&s, key.Service))
+		if at, twice := seen[key]; twice {
+			out[at] = s
+			return
+		}
+		seen[key] = len(out)
+		out = append(out, s)
+	})
+	if err := errors.Join(err, troubles); err != nil {
+		return nil, err
+	}
+	return append(out, open.left(i, names)...), nil
+}
+
+// eachOf walks a hash that others write to meanwhile. An entry that moves under the walk may come twice, or not.
+func eachOf[K, V any](m *ebpf.Map, visit func(K, V)) error {
+	var cursor ebpf.MapBatchCursor
+	keys, values := make([]K, readBatch), make([]V, readBatch)
 	for {
-		n, err := i.maps.Sources.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil, fmt.Errorf("read sources: %w", err)
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !isMissing(err) {
+			return fmt.Errorf("read %s: %w", m, err)
 		}
 		for j := range n {
-			s, ok := i.source(keys[j], values[j], names)
-			if !ok {
-				continue
-			}
-			open.fill(&s, keys[j])
-			if err := sent.fill(&s, keys[j].Service); err != nil {
-				return nil, err
-			}
-			if at, twice := seen[keys[j]]; twice {
-				out[at] = s
-				continue
-			}
-			seen[keys[j]] = len(out)
-			out = append(out, s)
+			visit(keys[j], values[j])
 		}
 		if err != nil {
-			return append(out, open.left(i, names)...), nil
+			return nil
 		}
 	}
 }

@@ -4,7 +4,6 @@ package datapath_test
 
 import (
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -13,10 +12,7 @@ import (
 
 // A full list is carried over, with the hits that come meanwhile.
 func TestUpgradeOfAMillionEntries(t *testing.T) {
-	entries := 1_000_000
-	if os.Getenv("SYNWARD_VM") != "" {
-		entries = 50_000
-	}
+	entries := often(1_000_000, 50_000)
 	l := newUpgradeLab(t, otherSynward(t), upgradeModes()["native"])
 	first := netip.MustParseAddr("20.0.0.0")
 	var had uint64

@@ -14,7 +14,8 @@ import (
 // Under traffic on two interfaces the maps go to another layout and back, several times. No packet goes unjudged,
 // no entry, policy or count is lost, and each time a source gets one burst more at most.
 func TestUpgradeUnderTraffic(t *testing.T) {
-	const rounds, burst, limits = 3, 5, 5
+	const burst, limits = 5, 5
+	rounds := often(3, 1)
 	eachUpgradeMode(t, func(t *testing.T, l *upgradeLab) {
 		before := l.remember()
 		server := l.second.server(l.second.ServerIP4, testenv.ServerOptions{})
