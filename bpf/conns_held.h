@@ -102,10 +102,12 @@ __noinline int held_add(struct conn_held *held, struct conn_note *note)
 		if (held_has(held, key))
 			continue;
 		answer = conn_take(key, CONN_ESTABLISHED, CONN_NO_LIMIT);
-		if (answer != CONN_TAKEN) {
+		if (answer == CONN_CONTENDED)
+			TALLY(contended);
+		if (answer == CONN_FULL)
 			TALLY(full);
+		if (answer != CONN_TAKEN)
 			continue;
-		}
 		*held_at(held, held->count) = *key;
 		held->count++;
 	}

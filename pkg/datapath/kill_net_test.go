@@ -142,13 +142,18 @@ const (
 // randomKills calls test with moments spread at random over the command's run. The seed is logged and
 // set by SYNWARD_TEST_SEED.
 func randomKills(t *testing.T, whole time.Duration, test func(after time.Duration)) {
+	t.Helper()
+	randomMoments(t, often(kills, killsVM), whole, test)
+}
+
+func randomMoments(t *testing.T, times int, whole time.Duration, test func(after time.Duration)) {
 	seed := uint64(time.Now().UnixNano())
 	if s, err := strconv.ParseUint(os.Getenv("SYNWARD_TEST_SEED"), 10, 64); err == nil {
 		seed = s
 	}
 	t.Logf("seed %d, the command takes %v", seed, whole)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range often(kills, killsVM) {
+	for range times {
 		test(time.Duration(random.Int64N(int64(whole) * 5 / 4)))
 	}
 }

@@ -141,7 +141,8 @@ func TestKillUpgrade(t *testing.T) {
 			l.mustUpgrade(false)
 			var added []netip.Prefix
 			n, swaps, outcomes := 0, uint64(2), map[string]int{}
-			randomKills(t, whole, func(after time.Duration) {
+			// Each takes as long as an upgrade there and back.
+			randomMoments(t, often(12, killsVM), whole, func(after time.Duration) {
 				other := n%2 == 0
 				n++
 				swaps++
