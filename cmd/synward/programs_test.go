@@ -201,7 +201,7 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 
 // becomes looks at a condition until it holds, at most until the deadline.
 func becomes(cond func() bool) bool {
-	for start := time.Now(); !cond(); time.Sleep(50 * time.Millisecond) {
+	for start := time.Now(); !cond(); <-time.After(50 * time.Millisecond) {
 		if time.Since(start) > scriptDeadline {
 			return false
 		}

@@ -16,7 +16,7 @@ const readBatch = 8192
 // Sources reads the whole ledger, in no order. What the data path writes meanwhile may be in it or
 // not; an entry that moves under the read may come twice and is returned once.
 func (i *Instance) Sources() ([]Source, error) {
-	seen := map[limiterSourceKey]int{}
+	seen := map[limiterSourceKey]bool{}
 	names, err := i.serviceNames()
 	if err != nil {
 		return nil, err
@@ -33,16 +33,12 @@ func (i *Instance) Sources() ([]Source, error) {
 	var troubles error
 	err = eachOf(i.maps.Sources, func(key limiterSourceKey, value limiterSource) {
 		s, ok := i.source(key, value, names)
-		if !ok {
+		if !ok || seen[key] {
 			return
 		}
+		seen[key] = true
 		open.fill(&s, key)
 		troubles = cmp.Or(troubles, sent.fill(&s, key.Service))
-		if at, twice := seen[key]; twice {
-			out[at] = s
-			return
-		}
-		seen[key] = len(out)
 		out = append(out, s)
 	})
 	if err := errors.Join(err, troubles); err != nil {
