@@ -175,7 +175,7 @@ func TestOperatorIsNotWhoIsForwarded(t *testing.T) {
 		}
 		return err == nil
 	})
-	testenv.WaitFor(t, operatorDeadline, "the far end", func() bool { return far.Open() == 1 })
+	testenv.WaitFor(t, operatorDeadline, "the far end of both", func() bool { return far.Open() == 2 })
 	b.want(b.here(), "other root 10.77.0.2 to 10.77.0.1:2222", "other nobody fd77::2 to [fd77::1]:2222")
 }
 
