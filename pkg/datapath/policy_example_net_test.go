@@ -47,9 +47,12 @@ type exampleBench struct {
 	side    exampleSide
 	// fresh is how many strangers and relays have come: each case has its own.
 	fresh int
+	// repeated is how many SYNs connections have sent again.
+	repeated int
 }
 
-// exampleTimeout is long for an answer that comes, and short enough for one SYN and no second.
+// exampleTimeout is long for an answer that comes, and short enough for one SYN and no second, unless the machine stands
+// still.
 const exampleTimeout = 500 * time.Millisecond
 
 const quicVersion1 = 1
@@ -126,7 +129,7 @@ func (w window) refilled(perSecond float64) int {
 	return int(time.Since(w.begin).Seconds()*perSecond) + 1
 }
 
-// connect makes connections and returns how many of them the server took: one SYN each.
+// connections are made and counted as the server took them: one SYN each, but for what repeated says.
 func (b *exampleBench) connections(tries tries, sources ...netip.Addr) (accepted int) {
 	b.t.Helper()
 	to := b.side.other
@@ -135,16 +138,26 @@ func (b *exampleBench) connections(tries tries, sources ...netip.Addr) (accepted
 	}
 	server := b.servers[tries.port]
 	server.Reset()
+	before := b.clientCounter("netstat", "TcpExt:", "TCPSynRetrans")
 	_, err := testenv.Hammer(b.Client, testenv.HammerOptions{
 		Sources: sources, Dst: netip.AddrPortFrom(to, tries.port), Count: tries.count, Rate: tries.rate, Timeout: exampleTimeout,
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.repeated += int(b.clientCounter("netstat", "TcpExt:", "TCPSynRetrans") - before)
 	for _, source := range sources {
 		accepted += server.Count(source)
 	}
 	return accepted
+}
+
+// mustHaveRefused wants all SYNs since that were not taken to be refused by one limit.
+func (b *exampleBench) mustHaveRefused(what string, refused uint64, tried, got, repeated int) {
+	b.t.Helper()
+	if want := tried + b.repeated - repeated - got; refused != uint64(want) {
+		b.t.Errorf("%s refused %d, want %d", what, refused, want)
+	}
 }
 
 func (b *exampleBench) mustBe(what string, got, least, most int) {

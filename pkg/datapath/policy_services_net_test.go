@@ -10,13 +10,12 @@ func (b *exampleBench) mustLimitWeb() {
 	from, w := b.next(b.side.stranger), open()
 	got := b.connections(tries{80, false, 100, 0}, from)
 	b.mustBe("web, a whole burst", got, 100, 100)
+	repeated := b.repeated
 	got = b.connections(tries{443, true, 80, 200}, from)
 	got += b.connections(tries{8443, true, 80, 200}, from)
 	// The least is what comes back while the slower ones are sent, but for where it is cut.
 	b.mustBe("web, after a burst", got, 2*79*50/200-2, w.refilled(50))
-	if refused := b.limitOver("web", 0); refused != uint64(160-got) {
-		b.t.Errorf("limit 1 of web refused %d, want %d", refused, 160-got)
-	}
+	b.mustHaveRefused("limit 1 of web", b.limitOver("web", 0), 160, got, repeated)
 	b.mustBe("a neighbour", b.connections(tries{443, true, 60, 0}, b.next(b.side.stranger)), 60, 60)
 	b.mustBe("port 8443 of another address", b.connections(tries{8443, false, 150, 0}, from), 150, 150)
 }
@@ -72,9 +71,7 @@ func (b *exampleBench) mustLimitGame() {
 	from, w := b.next(b.side.stranger), open()
 	got := b.datagrams(from, gamePorts(), small(1200)...)
 	b.mustBe("game", got, 600, 600+w.refilled(300))
-	if refused := b.limitOver("game", 0); refused != uint64(1200-got) {
-		b.t.Errorf("the limit of game refused %d, want %d", refused, 1200-got)
-	}
+	b.mustHaveRefused("the limit of game", b.limitOver("game", 0), 1200, got, b.repeated)
 	b.mustBe("game, a neighbour", b.datagrams(b.next(b.side.stranger), gamePorts(), small(500)...), 500, 500)
 	b.mustBe("game from the office", b.datagrams(b.side.office, gamePorts(), small(1500)...), 1500, 1500)
 	b.mustBe("udp of no service", b.datagrams(from, []uint16{nobodysPort}, small(500)...), 500, 500)
@@ -83,12 +80,10 @@ func (b *exampleBench) mustLimitGame() {
 // A relay may have 2,000 an hour at once, were it not for the 1,000 a second of all services together.
 func (b *exampleBench) mustLimitGlobally() {
 	b.t.Helper()
-	before, w := b.limitOver("", 0), open()
+	before, repeated, w := b.limitOver("", 0), b.repeated, open()
 	got := b.connections(tries{25, true, 2000, 0}, b.next(b.side.relay))
 	b.mustBe("all services together", got, 1000, 1000+w.refilled(1000))
-	if refused := b.limitOver("", 0) - before; refused != uint64(2000-got) {
-		b.t.Errorf("the global limit refused %d, want %d", refused, 2000-got)
-	}
+	b.mustHaveRefused("the global limit", b.limitOver("", 0)-before, 2000, got, repeated)
 	if refused := b.limitOver("mail", 1); refused != 0 {
 		b.t.Errorf("the limit of relays refused %d", refused)
 	}

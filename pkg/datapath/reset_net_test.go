@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -81,31 +82,32 @@ func (b *bench) mustRefuseConnections(from, to netip.Addr) {
 }
 
 // checksumErrors is what the client's TCP has counted, of both families.
-func (b *bench) checksumErrors() (n uint64) {
+func (b *bench) checksumErrors() uint64 { return b.clientCounter("snmp", "Tcp:", "InCsumErrors") }
+
+// clientCounter is one of a table in /proc/net of the client.
+func (b *bench) clientCounter(file, table, counter string) (n uint64) {
 	b.t.Helper()
 	err := b.Client.Do(func() error {
-		file, err := os.ReadFile("/proc/thread-self/net/snmp")
+		text, err := os.ReadFile("/proc/thread-self/net/" + file)
 		if err != nil {
 			return err
 		}
 		var names []string
-		for _, line := range strings.Split(string(file), "\n") {
+		for line := range strings.Lines(string(text)) {
 			fields := strings.Fields(line)
-			if len(fields) == 0 || fields[0] != "Tcp:" {
+			if len(fields) == 0 || fields[0] != table {
 				continue
 			}
 			if names == nil {
 				names = fields
 				continue
 			}
-			for i, name := range names {
-				if name == "InCsumErrors" {
-					n, err = strconv.ParseUint(fields[i], 10, 64)
-					return err
-				}
+			if i := slices.Index(names, counter); i >= 0 {
+				n, err = strconv.ParseUint(fields[i], 10, 64)
+				return err
 			}
 		}
-		return fmt.Errorf("no InCsumErrors in %s", file)
+		return fmt.Errorf("no %s in %s", counter, text)
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -150,8 +150,8 @@ func finishConnect(fd int, timeout time.Duration) (net.Conn, error) {
 		}
 		return true
 	})
-	if errors.Is(err, os.ErrDeadlineExceeded) && connected(raw) {
-		err = nil // it was this process that was late, on a machine that stood still, and not the answer
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = lateResult(raw, err)
 	}
 	if err = errors.Join(err, result); err != nil {
 		return nil, classify(err)
@@ -159,13 +159,18 @@ func finishConnect(fd int, timeout time.Duration) (net.Conn, error) {
 	return net.FileConn(file)
 }
 
-// connected tells whether the handshake of a socket is over.
-func connected(raw syscall.RawConn) (yes bool) {
+// lateResult is what became of a handshake when its time is over: it may have been this process that was late, on a machine
+// that stood still, and not the answer.
+func lateResult(raw syscall.RawConn, timeout error) error {
+	result := timeout
 	err := raw.Control(func(fd uintptr) {
-		_, err := unix.Getpeername(int(fd))
-		yes = err == nil
+		if errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
+			result = unix.Errno(errno)
+		} else if _, err := unix.Getpeername(int(fd)); err == nil {
+			result = nil
+		}
 	})
-	return yes && err == nil
+	return errors.Join(err, result)
 }
 
 func classify(err error) error {

@@ -27,7 +27,7 @@ type HammerOptions struct {
 	// Duration is how long new attempts are started; 0 is no bound.
 	Duration time.Duration
 	// Timeout bounds the handshake and the greeting of an attempt, each; 0 is 300 ms. Below one second every
-	// attempt sends exactly one SYN.
+	// attempt sends exactly one SYN, unless the machine stands still for the rest of it.
 	Timeout time.Duration
 }
 
@@ -97,10 +97,11 @@ func (h *hammer) launch(begin time.Time) {
 			return
 		}
 		src := h.opts.Sources[n%len(h.opts.Sources)]
+		late := time.Now().Add(h.opts.Timeout) // before the SYN, which must not be sent twice
 		fd, err := startConnect(netip.AddrPortFrom(src, 0), h.opts.Dst)
 		h.running.Go(func() {
 			if err == nil {
-				err = h.finish(fd)
+				err = h.finish(fd, late)
 			} else {
 				err = classify(err)
 			}
@@ -110,8 +111,8 @@ func (h *hammer) launch(begin time.Time) {
 	}
 }
 
-func (h *hammer) finish(fd int) error {
-	conn, err := finishConnect(fd, h.opts.Timeout)
+func (h *hammer) finish(fd int, late time.Time) error {
+	conn, err := finishConnect(fd, time.Until(late))
 	if err != nil {
 		return err
 	}
