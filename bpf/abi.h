@@ -11,7 +11,7 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 6,
+	ABI_VERSION = 7,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,
@@ -44,7 +44,8 @@ enum feature {
 	FEATURE_CHALLENGE = 1024,
 	FEATURE_PROVEN = 2048, /* a limit that names the source challenges: ACKs are proof */
 	FEATURE_EXEMPT = 4096, /* verified sources pass some limit */
-	FEATURE_ALL = 8191,
+	FEATURE_BAN = 8192, /* proof that is refused strikes */
+	FEATURE_ALL = 16383,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */
@@ -104,6 +105,7 @@ enum verdict {
 		0x400, /* over one that challenges: refused, if no other limit refuses it */
 	VERDICT_PROOF = 0x800, /* and that names the source: its ACK is judged too */
 	VERDICT_ACTION_SHIFT = 12,
+	VERDICT_STRIKE = 0x8000, /* proof that is refused, over a limit that bans */
 	VERDICT_LIMIT_SHIFT = 16,
 };
 
@@ -199,3 +201,4 @@ enum list_id {
 #include "abi_policy.h"
 #include "abi_state.h"
 #include "abi_conns.h"
+#include "abi_ban.h"

@@ -7,6 +7,7 @@
  * carries the same numbers belongs to the connection that came of the first. Reads only.
  */
 
+#include "ban.h"
 #include "challenge_act.h"
 #include "service.h"
 
@@ -50,13 +51,34 @@ static __always_inline bool meets_listener(void *ctx, const struct packet *p)
 	return listens;
 }
 
+/*
+ * What an ACK whose cookie is good or not comes to. A wrong one is counted while it may have been a strike, so that a
+ * flood of them costs no more look-ups of sockets than the budget has.
+ */
+static __always_inline int proof_kind(void *ctx, struct packet *p, const struct tcp_header *tcp,
+				      bool good)
+{
+	struct counts *mine = own_counts();
+
+	if (!good && !(features & FEATURE_BAN && may_strike(p, slot_of(p), coarse_ns())))
+		return KIND_ESTABLISHED;
+	if (!mine || !meets_listener(ctx, p))
+		return KIND_ESTABLISHED;
+	if (!good) {
+		charge_guess(p, coarse_ns());
+		return KIND_ESTABLISHED;
+	}
+	mine->proof = tcp->ack;
+	return KIND_PROOF;
+}
+
 __noinline int proof_xdp(struct xdp_md *ctx, struct packet *p)
 {
 	struct tcp_header tcp;
 
 	if (!PROVES || !p || !asks_for_proof(p) || load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)))
 		return KIND_ESTABLISHED;
-	return good_cookie(p, &tcp) && meets_listener(ctx, p) ? KIND_PROOF : KIND_ESTABLISHED;
+	return proof_kind(ctx, p, &tcp, good_cookie(p, &tcp));
 }
 
 __noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
@@ -68,5 +90,5 @@ __noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
 	if (has_link_header ? load_skb(ctx, p->l4_offset, &tcp, sizeof(tcp)) :
 			      load_net(ctx, p->l4_offset, &tcp, sizeof(tcp)))
 		return KIND_ESTABLISHED;
-	return good_cookie(p, &tcp) && meets_listener(ctx, p) ? KIND_PROOF : KIND_ESTABLISHED;
+	return proof_kind(ctx, p, &tcp, good_cookie(p, &tcp));
 }

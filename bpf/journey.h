@@ -120,11 +120,20 @@ static __always_inline __u32 judged_proof(struct counts *mine, struct packet *p,
 					  const struct service *s, __u32 slot, __u64 now,
 					  __u32 verdict)
 {
+	__u32 limit;
+
 	if (!(verdict & REFUSED))
 		return REASON_PROVEN | ACTION_PASS << VERDICT_ACTION_SHIFT;
 	count_limit(mine, p, verdict, s);
 	note(mine, p, slot, s->id, now, verdict, true);
-	return with_action(verdict, slot, now);
+	verdict = with_action(verdict, slot, now);
+	if (features & FEATURE_BAN && verdict & VERDICT_STRIKE &&
+	    VERDICT_ACTION(verdict) == ACTION_RESET) {
+		limit = slot << 16 | (VERDICT_LIMIT(verdict) - 1);
+		if (strike(p, limit, now))
+			ban_source(p, limit, s->id, now);
+	}
+	return verdict;
 }
 
 /* A packet that no list decides, and that only its service can. */
@@ -164,7 +173,7 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 static __always_inline int judge_unparsed(const struct packet *p, __u32 slot, __u64 now)
 {
 	if (p->src.family && lists_may_hold(&p->src) &&
-	    lists_judge(p, slot, now) == REFUSE(REASON_BLOCKED))
+	    (lists_judge(p, slot, now) == REFUSE(REASON_BLOCKED) || banned(p, slot, now)))
 		return REFUSE(REASON_BLOCKED);
 	return unparsed(slot);
 }
@@ -197,6 +206,8 @@ __noinline __u32 judge_closely(struct packet *p, int verdict)
 		verdict = judge_unparsed(p, slot, now);
 	if (!verdict)
 		verdict = lists_judge(p, slot, now);
+	if (!verdict && banned(p, slot, now))
+		verdict = REFUSE(REASON_BLOCKED);
 	return verdict ? conclude(p, slot, now, verdict) : REASON_NONE;
 }
 

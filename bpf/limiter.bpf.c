@@ -26,6 +26,7 @@
 #include "decide.h"
 #include "account.h"
 #include "act.h"
+#include "ban.h"
 #include "challenge_proof.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
@@ -59,6 +60,8 @@ const struct {
 	enum conn_runner conn_runner;
 	struct conn_line conn_line;
 	enum proof_size proof_size;
+	enum ban_size ban_size;
+	enum ban_scope ban_scope;
 } *const names_for_go __attribute__((unused)) = 0;
 
 SEC("xdp.frags")

@@ -167,6 +167,12 @@ __noinline int proven_is_over(const struct limit *l, const struct limit *second,
 	return meter_look(second, hash_key(second, p), now, limit_cost(second, p)) == METER_OVER;
 }
 
+/* Proof over this second meter is a strike. */
+static __always_inline bool strikes_out(const struct limit *second)
+{
+	return features & FEATURE_BAN && second->over & VERDICT_STRIKE;
+}
+
 /* Proof meets the second meter of a limit, where it has one. */
 static __always_inline const struct limit *met_by(const struct limit *l, const struct packet *p,
 						  __u32 slot)
@@ -200,7 +206,7 @@ static __always_inline bool is_exempt(const struct limit *l, const struct packet
 
 /*
  * REASON_UNDER_LIMIT where a limit would admit the packet or does not apply. A SYN over a second meter is not
- * challenged but refused: its ACK would be.
+ * challenged but refused: its ACK would be. Unless the limit bans: that ACK is the strike.
  */
 static __always_inline __u32 look_at(const struct limit *l, const struct packet *p, __u32 slot,
 				     __u64 now, __u64 in)
@@ -211,7 +217,8 @@ static __always_inline __u32 look_at(const struct limit *l, const struct packet 
 	if (features & FEATURE_PROVEN && l->proven && p->kind == KIND_NEW) {
 		second = limit_in(slot, l->proven);
 		if (proven_is_over(l, second, p, now, in))
-			return verdict_of(l, REFUSE(REASON_OVER_NEW));
+			return strikes_out(second) ? l->over :
+						     verdict_of(l, REFUSE(REASON_OVER_NEW));
 	}
 	l = met_by(l, p, slot);
 	meter = limit_look(l, p, now, in);
@@ -316,13 +323,16 @@ __noinline __u32 limits_judge_many(const struct packet *p, __u32 listen, __u32 s
 {
 	const struct service *s = service_at(slot, listen);
 	struct counts *mine = own_counts();
-	__u32 verdict;
+	__u32 verdict, looked;
 
 	if (!p || !s || !mine)
 		return REASON_NO_SERVICE;
-	verdict = look_at_all(mine, s, p, slot, now, in);
+	looked = verdict = look_at_all(mine, s, p, slot, now, in);
 	if (!(verdict & REFUSED))
 		verdict = charge_all(s, p, slot, now, in);
+	/* The first meter of a limit may admit whom its second does not. */
+	if (features & FEATURE_BAN && looked & VERDICT_CHALLENGED && !(verdict & REFUSED))
+		verdict = with_soft(verdict, looked);
 	if (verdict & REFUSED && s->flags & SERVICE_COUNT_REJECTED)
 		reject_all(s, p, slot, now, in);
 	return settled(verdict);

@@ -270,3 +270,57 @@ struct {
 	__type(key, __u32);
 	__type(value, struct conn_control);
 } conn_controls SEC(".maps");
+
+/*
+ * Who is banned, written by the data path on the last strike, and by Go on command. No LRU: nobody is pushed out. What
+ * has ended stays until its repeats have faded; commands take it away. Full: the ban that is due is not made, which
+ * ban_tallies tells; its source has to prove itself for each strike, so nobody fills it from addresses that are not
+ * his.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, BANNED_SOURCES);
+	__type(key, struct ban_key);
+	__type(value, struct ban);
+} bans SEC(".maps");
+
+/*
+ * Strikes that have made no ban yet. Full: who has struck least lately is forgotten, so an offender beside 65,536
+ * others who all prove themselves is banned later, and nobody sooner.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, STRIKERS);
+	__type(key, struct strike_key);
+	__type(value, struct striker);
+} strikes SEC(".maps");
+
+/* What each limit's ban is. Written by Go, only in slots that are not live. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, POLICY_SLOTS *MAX_LIMITS);
+	__type(key, __u32);
+	__type(value, struct ban_term);
+} ban_terms SEC(".maps");
+
+/*
+ * Whom no ban may cover: the host's own addresses, gateways, resolvers, and who is logged in. Written by Go, IPv6
+ * prefixes cut to 64 bits. Full: the command that fills it fails.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PROTECTED_PREFIXES);
+	__type(key, struct prefix_key);
+	__type(value, __u64);
+} protected SEC(".maps");
+
+/* Written by the data path on its own CPU, summed by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ban_tally);
+} ban_tallies SEC(".maps");

@@ -66,6 +66,11 @@ func (i *Instance) prepare(c *compiled, generation uint16, by string) error {
 	if err := i.write(c, generation, by); err != nil {
 		return err
 	}
+	if len(c.bans) > 0 {
+		if err := i.protect(); err != nil {
+			return err
+		}
+	}
 	if err := i.widenConns(c, generation); err != nil {
 		return err
 	}

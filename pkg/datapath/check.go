@@ -65,7 +65,11 @@ func (i *Instance) Listed(l List, p netip.Prefix) (*Entry, error) {
 // covering finds the entry of a list that covers a new connection of addr: the host, its /64, then
 // the longest prefix that has not expired.
 func (i *Instance) covering(l List, addr netip.Addr) (*Entry, error) {
-	return i.coveringThat(l, addr, i.holds)
+	e, err := i.coveringThat(l, addr, i.holds)
+	if err != nil || e != nil || l == Allow {
+		return e, err
+	}
+	return i.banOf(addr, forAll)
 }
 
 // coveringThat is covering among the entries that hold says.

@@ -21,8 +21,9 @@ type compiled struct {
 	services []limiterService
 	names    []string // of the services
 	limits   map[uint32]*limiterLimit
-	identity map[uint32]string // of the limits, by place: what they count of whom
-	buckets  map[uint32]uint32 // that the limits ask for, by place
+	identity map[uint32]string         // of the limits, by place: what they count of whom
+	buckets  map[uint32]uint32         // that the limits ask for, by place
+	bans     map[uint32]limiterBanTerm // of the limits that ban, by place
 	ports    *limiterPortTable
 	locals   map[localKey]uint64
 	sets     map[netip.Prefix]uint64
@@ -59,6 +60,7 @@ type givenIDs struct {
 func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 	c := &compiled{
 		source: p, limits: map[uint32]*limiterLimit{}, identity: map[uint32]string{}, buckets: map[uint32]uint32{},
+		bans:   map[uint32]limiterBanTerm{},
 		locals: map[localKey]uint64{}, sets: map[netip.Prefix]uint64{}, changed: map[uint32]bool{},
 	}
 	c.compileHead(p)
@@ -109,7 +111,7 @@ func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 		return nil, err
 	}
 	c.findFeatures(p)
-	c.head.Listed = uint32(len(c.locals) + len(c.sets) + len(c.allowed()) + len(c.blocked()))
+	c.head.Listed = uint32(len(c.locals) + len(c.sets) + len(c.allowed()) + len(c.blocked()) + len(c.bans))
 	return c, c.place(before)
 }
 
@@ -194,6 +196,9 @@ func (c *compiled) addLimit(l policy.Limit, service string, members *memberBits)
 	at := uint32(len(c.limits))
 	c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
 	c.identity[at] = identify(l, service)
+	if c.strikes(l) {
+		c.bans[at] = compileBan(l.Ban)
+	}
 	return one, nil
 }
 
@@ -209,7 +214,7 @@ func supported(l policy.Limit) error {
 	case l.Kind == policy.KindConcurrent && l.Per != policy.PerSource && l.Per != policy.PerService:
 		return fail(ErrInvalid, "this version counts concurrent connections per source and per service, not per %s yet; take the limit out", l.Per)
 	case l.Ban != nil:
-		return fail(ErrInvalid, "this version does not ban yet; take `ban` out")
+		return banSupported(l)
 	}
 	return nil
 }
@@ -243,6 +248,7 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 	_, need[limiterFeatureFEATURE_RESET] = c.limits[answerSourceAt]
 	_, need[limiterFeatureFEATURE_CHALLENGE] = c.limits[challengeSourceAt]
 	need[limiterFeatureFEATURE_PROVEN] = c.proves()
+	need[limiterFeatureFEATURE_BAN] = len(c.bans) > 0
 	need[limiterFeatureFEATURE_EXEMPT] = slices.ContainsFunc(everyLimit(p), func(l policy.Limit) bool { return l.Exempt != "" })
 	if p.OnTableFull == policy.TableFullChallenge && need[limiterFeatureFEATURE_CHALLENGE] {
 		c.head.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_CHALLENGE)

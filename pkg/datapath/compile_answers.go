@@ -27,20 +27,30 @@ const (
 	challengeTotalAt  = uint32(limiterAbiMAX_LIMITS) - 3
 	challengeSourceAt = uint32(limiterAbiMAX_LIMITS) - 4
 	passedOnAt        = uint32(limiterAbiMAX_LIMITS) - 5
-	firstAnswerAt     = passedOnAt
+	guessesAt         = uint32(limiterAbiMAX_LIMITS) - 6
+	firstAnswerAt     = guessesAt
+)
+
+// A valid cookie is guessed once in 2^29 tries, so with 20 a second one in ten months, and it strikes only where its
+// source is at its limit. A client that sends data behind proof that is refused spends some too.
+const (
+	guessesPerSecond = 20
+	guessesAtOnce    = 200
 )
 
 // answers: RSTs to one source, and in total; challenges, which must reach the few real clients of a flood, and may
 // all go to one address that is forged; SYNs that pass although they are over a limit, for a listener takes cookies
-// only while it sees some.
+// only while it sees some; and, no answers, wrong cookies of a source before its strikes do not count.
 func answers() []answer {
 	const reset, challenge = limiterFeatureFEATURE_RESET, limiterFeatureFEATURE_CHALLENGE
+	const ban = limiterFeatureFEATURE_BAN
 	return []answer{
 		{answerSourceAt, reset, "answers source", policy.PerSource, 10, 20},
 		{answerTotalAt, reset, "answers service", policy.PerService, 10_000, 10_000},
 		{challengeSourceAt, challenge, "challenges source", policy.PerSource, 1_000_000, 1_000_000},
 		{challengeTotalAt, challenge, "challenges service", policy.PerService, 2_000_000, 2_000_000},
 		{passedOnAt, challenge, "passed on", policy.PerService, 100, 100},
+		{guessesAt, ban, "guesses source", policy.PerSource, guessesPerSecond, guessesAtOnce},
 	}
 }
 
@@ -57,6 +67,9 @@ func (c *compiled) addAnswers() error {
 		if proves(l) {
 			needed |= limiterFeatureFEATURE_RESET
 		}
+	}
+	if len(c.bans) > 0 {
+		needed |= limiterFeatureFEATURE_BAN
 	}
 	for _, a := range answers() {
 		if needed&a.feature == 0 {
@@ -110,6 +123,9 @@ func (c *compiled) addProven(p *policy.Policy) error {
 		}
 		one.From, one.Except = first.From, first.Except
 		one.Flags |= uint32(limiterLimitFlagLIMIT_PROVEN)
+		if _, bans := c.bans[uint32(place)]; bans {
+			one.Over |= uint32(limiterVerdictVERDICT_STRIKE)
+		}
 		first.Proven = at
 		c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
 		c.identity[at] = "proven " + c.identity[uint32(place)]

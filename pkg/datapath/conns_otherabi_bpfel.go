@@ -18,6 +18,9 @@ import (
 const (
 	connsMapAllowHosts        = "allow_hosts"
 	connsMapAllowPrefixes     = "allow_prefixes"
+	connsMapBanTallies        = "ban_tallies"
+	connsMapBanTerms          = "ban_terms"
+	connsMapBans              = "bans"
 	connsMapBlockHosts        = "block_hosts"
 	connsMapBlockPrefixes     = "block_prefixes"
 	connsMapChanges           = "changes"
@@ -36,6 +39,7 @@ const (
 	connsMapMeta              = "meta"
 	connsMapPending           = "pending"
 	connsMapPolicyTexts       = "policy_texts"
+	connsMapProtected         = "protected"
 	connsMapQuicRecent        = "quic_recent"
 	connsMapQuicSecrets       = "quic_secrets"
 	connsMapServiceBases      = "service_bases"
@@ -44,6 +48,7 @@ const (
 	connsMapServicePlaces     = "service_places"
 	connsMapSets              = "sets"
 	connsMapSources           = "sources"
+	connsMapStrikes           = "strikes"
 	connsMapVerified          = "verified"
 	connsMapWaiting           = "waiting"
 	connsProgSynwardGate      = "synward_gate"
@@ -118,6 +123,9 @@ type connsProgramSpecs struct {
 type connsMapSpecs struct {
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.MapSpec `ebpf:"ban_terms"`
+	Bans            *ebpf.MapSpec `ebpf:"bans"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
@@ -136,6 +144,7 @@ type connsMapSpecs struct {
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	Protected       *ebpf.MapSpec `ebpf:"protected"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
@@ -144,6 +153,7 @@ type connsMapSpecs struct {
 	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strikes         *ebpf.MapSpec `ebpf:"strikes"`
 	Verified        *ebpf.MapSpec `ebpf:"verified"`
 	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
@@ -188,6 +198,9 @@ func (o *connsObjects) Close() error {
 type connsMaps struct {
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.Map `ebpf:"ban_terms"`
+	Bans            *ebpf.Map `ebpf:"bans"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
@@ -206,6 +219,7 @@ type connsMaps struct {
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	Protected       *ebpf.Map `ebpf:"protected"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
@@ -214,6 +228,7 @@ type connsMaps struct {
 	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strikes         *ebpf.Map `ebpf:"strikes"`
 	Verified        *ebpf.Map `ebpf:"verified"`
 	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
@@ -222,6 +237,9 @@ func (m *connsMaps) Close() error {
 	return _ConnsClose(
 		m.AllowHosts,
 		m.AllowPrefixes,
+		m.BanTallies,
+		m.BanTerms,
+		m.Bans,
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
@@ -240,6 +258,7 @@ func (m *connsMaps) Close() error {
 		m.Meta,
 		m.Pending,
 		m.PolicyTexts,
+		m.Protected,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
@@ -248,6 +267,7 @@ func (m *connsMaps) Close() error {
 		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Strikes,
 		m.Verified,
 		m.Waiting,
 	)

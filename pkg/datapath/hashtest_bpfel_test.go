@@ -19,6 +19,43 @@ type hashTestAddr struct {
 	Word   [4]uint32
 }
 
+type hashTestBan struct {
+	_         structs.HostLayout
+	ExpiresNs uint64
+	MadeNs    uint64
+	FadeNs    uint64
+	Hits      uint64
+	Repeats   uint32
+	Strikes   uint32
+	Service   uint32
+	Pad       uint32
+}
+
+type hashTestBanKey struct {
+	_       structs.HostLayout
+	Addr    hashTestAddr
+	Service uint32
+}
+
+type hashTestBanTally struct {
+	_       structs.HostLayout
+	Strikes uint64
+	Bans    uint64
+	Spared  uint64
+	Unfit   uint64
+}
+
+type hashTestBanTerm struct {
+	_        structs.HostLayout
+	WithinMs uint64
+	ForMs    uint64
+	MaxMs    uint64
+	After    uint32
+	Growth   uint32
+	Scope    uint32
+	Pad      uint32
+}
+
 type hashTestChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
@@ -164,7 +201,7 @@ type hashTestCounts struct {
 		}
 	}
 	RefusedBy    uint32
-	Pad          uint32
+	Proof        uint32
 	ByEnd        [100]hashTestCounter
 	NearLimits   [64]hashTestCounter
 	NearServices [64]hashTestCounter
@@ -313,6 +350,18 @@ type hashTestSourceKey struct {
 	Service uint32
 }
 
+type hashTestStrikeKey struct {
+	_     structs.HostLayout
+	Addr  hashTestAddr
+	Limit uint32
+}
+
+type hashTestStriker struct {
+	_      structs.HostLayout
+	Word   uint64
+	Proofs [16]uint32
+}
+
 type hashTestTables struct {
 	_      structs.HostLayout
 	Meters [131072]struct {
@@ -375,6 +424,9 @@ type hashTestTables struct {
 const (
 	hashTestMapAllowHosts        = "allow_hosts"
 	hashTestMapAllowPrefixes     = "allow_prefixes"
+	hashTestMapBanTallies        = "ban_tallies"
+	hashTestMapBanTerms          = "ban_terms"
+	hashTestMapBans              = "bans"
 	hashTestMapBlockHosts        = "block_hosts"
 	hashTestMapBlockPrefixes     = "block_prefixes"
 	hashTestMapChanges           = "changes"
@@ -395,6 +447,7 @@ const (
 	hashTestMapPackets           = "packets"
 	hashTestMapPending           = "pending"
 	hashTestMapPolicyTexts       = "policy_texts"
+	hashTestMapProtected         = "protected"
 	hashTestMapQuicRecent        = "quic_recent"
 	hashTestMapQuicSecrets       = "quic_secrets"
 	hashTestMapServiceBases      = "service_bases"
@@ -403,6 +456,7 @@ const (
 	hashTestMapServicePlaces     = "service_places"
 	hashTestMapSets              = "sets"
 	hashTestMapSources           = "sources"
+	hashTestMapStrikes           = "strikes"
 	hashTestMapVerified          = "verified"
 	hashTestMapWaiting           = "waiting"
 	hashTestProgHashPackets      = "hash_packets"
@@ -467,6 +521,9 @@ type hashTestProgramSpecs struct {
 type hashTestMapSpecs struct {
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.MapSpec `ebpf:"ban_terms"`
+	Bans            *ebpf.MapSpec `ebpf:"bans"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
@@ -487,6 +544,7 @@ type hashTestMapSpecs struct {
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	Protected       *ebpf.MapSpec `ebpf:"protected"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
@@ -495,6 +553,7 @@ type hashTestMapSpecs struct {
 	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strikes         *ebpf.MapSpec `ebpf:"strikes"`
 	Verified        *ebpf.MapSpec `ebpf:"verified"`
 	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
@@ -535,6 +594,9 @@ func (o *hashTestObjects) Close() error {
 type hashTestMaps struct {
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.Map `ebpf:"ban_terms"`
+	Bans            *ebpf.Map `ebpf:"bans"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
@@ -555,6 +617,7 @@ type hashTestMaps struct {
 	Packets         *ebpf.Map `ebpf:"packets"`
 	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	Protected       *ebpf.Map `ebpf:"protected"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
@@ -563,6 +626,7 @@ type hashTestMaps struct {
 	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strikes         *ebpf.Map `ebpf:"strikes"`
 	Verified        *ebpf.Map `ebpf:"verified"`
 	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
@@ -571,6 +635,9 @@ func (m *hashTestMaps) Close() error {
 	return _HashTestClose(
 		m.AllowHosts,
 		m.AllowPrefixes,
+		m.BanTallies,
+		m.BanTerms,
+		m.Bans,
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
@@ -591,6 +658,7 @@ func (m *hashTestMaps) Close() error {
 		m.Packets,
 		m.Pending,
 		m.PolicyTexts,
+		m.Protected,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
@@ -599,6 +667,7 @@ func (m *hashTestMaps) Close() error {
 		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Strikes,
 		m.Verified,
 		m.Waiting,
 	)

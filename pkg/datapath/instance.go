@@ -72,7 +72,7 @@ func open(dir pinDir, exclusive bool) (*Instance, error) {
 }
 
 // tidy does what every change begins with: what a killed command left is finished, a policy whose time is
-// over is left behind, and idle slots of the meters are pulled along.
+// over is left behind, idle slots of the meters are pulled along, and bans of long ago are forgotten.
 func (i *Instance) tidy() error {
 	if err := i.repairPrograms(); err != nil {
 		return err
@@ -81,6 +81,9 @@ func (i *Instance) tidy() error {
 		return err
 	}
 	if err := i.settleConns(); err != nil {
+		return err
+	}
+	if err := i.sweepBans(); err != nil {
 		return err
 	}
 	return i.sweepMeters()

@@ -151,7 +151,10 @@ func (i *Instance) KeptEntries(l List, visit func(Entry) error) error {
 			return err
 		}
 	}
-	return nil
+	if l == Allow {
+		return nil
+	}
+	return i.keptBans(visit)
 }
 
 // Attached is what it takes to attach an interface again.

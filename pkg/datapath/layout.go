@@ -32,6 +32,8 @@ var rebuiltMaps = []string{
 	// Sockets are counted anew.
 	limiterMapConns, limiterMapConnSockets, limiterMapConnNotes, limiterMapConnListening, limiterMapConnControls,
 	limiterMapPending, limiterMapWaiting, limiterMapServicePlaces,
+	// A strike or two less; who is banned is none of them.
+	limiterMapStrikes, limiterMapBanTerms, limiterMapProtected,
 }
 
 // layout says where in the values of an instance's maps each field lies. It is read from pins: input.

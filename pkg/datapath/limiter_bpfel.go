@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 6
+	limiterAbiABI_VERSION       limiterAbi = 7
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -49,6 +49,61 @@ type limiterAddr struct {
 	_      structs.HostLayout
 	Family uint32
 	Word   [4]uint32
+}
+
+type limiterBan struct {
+	_         structs.HostLayout
+	ExpiresNs uint64
+	MadeNs    uint64
+	FadeNs    uint64
+	Hits      uint64
+	Repeats   uint32
+	Strikes   uint32
+	Service   uint32
+	Pad       uint32
+}
+
+type limiterBanKey struct {
+	_       structs.HostLayout
+	Addr    limiterAddr
+	Service uint32
+}
+
+type limiterBanScope uint32
+
+const (
+	limiterBanScopeBAN_GLOBAL  limiterBanScope = 0
+	limiterBanScopeBAN_SERVICE limiterBanScope = 1
+)
+
+type limiterBanSize uint32
+
+const (
+	limiterBanSizeBANNED_SOURCES     limiterBanSize = 262144
+	limiterBanSizeSTRIKERS           limiterBanSize = 65536
+	limiterBanSizePROTECTED_PREFIXES limiterBanSize = 16384
+	limiterBanSizeSTRIKE_PROOFS      limiterBanSize = 16
+	limiterBanSizeBAN_REPEATS        limiterBanSize = 4096
+	limiterBanSizeBAN_FROM_ALL       limiterBanSize = 65535
+)
+
+type limiterBanTally struct {
+	_       structs.HostLayout
+	Strikes uint64
+	Bans    uint64
+	Spared  uint64
+	Unfit   uint64
+}
+
+type limiterBanTerm struct {
+	_        structs.HostLayout
+	WithinMs uint64
+	ForMs    uint64
+	MaxMs    uint64
+	After    uint32
+	Growth   uint32
+	Scope    uint32
+	Pad      uint32
 }
 
 type limiterBucket struct {
@@ -233,7 +288,7 @@ type limiterCounts struct {
 		}
 	}
 	RefusedBy    uint32
-	Pad          uint32
+	Proof        uint32
 	ByEnd        [100]limiterCounter
 	NearLimits   [64]limiterCounter
 	NearServices [64]limiterCounter
@@ -255,7 +310,8 @@ const (
 	limiterFeatureFEATURE_CHALLENGE  limiterFeature = 1024
 	limiterFeatureFEATURE_PROVEN     limiterFeature = 2048
 	limiterFeatureFEATURE_EXEMPT     limiterFeature = 4096
-	limiterFeatureFEATURE_ALL        limiterFeature = 8191
+	limiterFeatureFEATURE_BAN        limiterFeature = 8192
+	limiterFeatureFEATURE_ALL        limiterFeature = 16383
 )
 
 type limiterHashKey uint32
@@ -585,6 +641,18 @@ type limiterSourceKey struct {
 	Service uint32
 }
 
+type limiterStrikeKey struct {
+	_     structs.HostLayout
+	Addr  limiterAddr
+	Limit uint32
+}
+
+type limiterStriker struct {
+	_      structs.HostLayout
+	Word   uint64
+	Proofs [16]uint32
+}
+
 type limiterTables struct {
 	_      structs.HostLayout
 	Meters [131072]struct {
@@ -649,6 +717,7 @@ const (
 	limiterVerdictVERDICT_CHALLENGED   limiterVerdict = 1024
 	limiterVerdictVERDICT_PROOF        limiterVerdict = 2048
 	limiterVerdictVERDICT_ACTION_SHIFT limiterVerdict = 12
+	limiterVerdictVERDICT_STRIKE       limiterVerdict = 32768
 	limiterVerdictVERDICT_LIMIT_SHIFT  limiterVerdict = 16
 )
 
@@ -658,6 +727,9 @@ const (
 const (
 	limiterMapAllowHosts        = "allow_hosts"
 	limiterMapAllowPrefixes     = "allow_prefixes"
+	limiterMapBanTallies        = "ban_tallies"
+	limiterMapBanTerms          = "ban_terms"
+	limiterMapBans              = "bans"
 	limiterMapBlockHosts        = "block_hosts"
 	limiterMapBlockPrefixes     = "block_prefixes"
 	limiterMapChanges           = "changes"
@@ -676,6 +748,7 @@ const (
 	limiterMapMeta              = "meta"
 	limiterMapPending           = "pending"
 	limiterMapPolicyTexts       = "policy_texts"
+	limiterMapProtected         = "protected"
 	limiterMapQuicRecent        = "quic_recent"
 	limiterMapQuicSecrets       = "quic_secrets"
 	limiterMapServiceBases      = "service_bases"
@@ -684,6 +757,7 @@ const (
 	limiterMapServicePlaces     = "service_places"
 	limiterMapSets              = "sets"
 	limiterMapSources           = "sources"
+	limiterMapStrikes           = "strikes"
 	limiterMapVerified          = "verified"
 	limiterMapWaiting           = "waiting"
 	limiterProgSynwardOut       = "synward_out"
@@ -696,6 +770,8 @@ const (
 	limiterVarMayAskCoarseClock = "may_ask_coarse_clock"
 	limiterVarMaySend           = "may_send"
 	limiterVarNamesForGo        = "names_for_go"
+	limiterVarNoBan             = "no_ban"
+	limiterVarNoStrikes         = "no_strikes"
 	limiterVarObserveAfter      = "observe_after"
 	limiterVarTables            = "tables"
 )
@@ -753,6 +829,9 @@ type limiterProgramSpecs struct {
 type limiterMapSpecs struct {
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.MapSpec `ebpf:"ban_terms"`
+	Bans            *ebpf.MapSpec `ebpf:"bans"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
@@ -771,6 +850,7 @@ type limiterMapSpecs struct {
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	Protected       *ebpf.MapSpec `ebpf:"protected"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
@@ -779,6 +859,7 @@ type limiterMapSpecs struct {
 	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strikes         *ebpf.MapSpec `ebpf:"strikes"`
 	Verified        *ebpf.MapSpec `ebpf:"verified"`
 	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
@@ -794,6 +875,8 @@ type limiterVariableSpecs struct {
 	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
 	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	NoBan             *ebpf.VariableSpec `ebpf:"no_ban"`
+	NoStrikes         *ebpf.VariableSpec `ebpf:"no_strikes"`
 	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
 	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
@@ -820,6 +903,9 @@ func (o *limiterObjects) Close() error {
 type limiterMaps struct {
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.Map `ebpf:"ban_terms"`
+	Bans            *ebpf.Map `ebpf:"bans"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
@@ -838,6 +924,7 @@ type limiterMaps struct {
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	Protected       *ebpf.Map `ebpf:"protected"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
@@ -846,6 +933,7 @@ type limiterMaps struct {
 	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strikes         *ebpf.Map `ebpf:"strikes"`
 	Verified        *ebpf.Map `ebpf:"verified"`
 	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
@@ -854,6 +942,9 @@ func (m *limiterMaps) Close() error {
 	return _LimiterClose(
 		m.AllowHosts,
 		m.AllowPrefixes,
+		m.BanTallies,
+		m.BanTerms,
+		m.Bans,
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
@@ -872,6 +963,7 @@ func (m *limiterMaps) Close() error {
 		m.Meta,
 		m.Pending,
 		m.PolicyTexts,
+		m.Protected,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
@@ -880,6 +972,7 @@ func (m *limiterMaps) Close() error {
 		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Strikes,
 		m.Verified,
 		m.Waiting,
 	)
@@ -896,6 +989,8 @@ type limiterVariables struct {
 	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
 	MaySend           *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	NoBan             *ebpf.Variable `ebpf:"no_ban"`
+	NoStrikes         *ebpf.Variable `ebpf:"no_strikes"`
 	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
 	Tables            *ebpf.Variable `ebpf:"tables"`
 }

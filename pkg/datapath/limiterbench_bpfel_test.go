@@ -19,6 +19,43 @@ type limiterBenchAddr struct {
 	Word   [4]uint32
 }
 
+type limiterBenchBan struct {
+	_         structs.HostLayout
+	ExpiresNs uint64
+	MadeNs    uint64
+	FadeNs    uint64
+	Hits      uint64
+	Repeats   uint32
+	Strikes   uint32
+	Service   uint32
+	Pad       uint32
+}
+
+type limiterBenchBanKey struct {
+	_       structs.HostLayout
+	Addr    limiterBenchAddr
+	Service uint32
+}
+
+type limiterBenchBanTally struct {
+	_       structs.HostLayout
+	Strikes uint64
+	Bans    uint64
+	Spared  uint64
+	Unfit   uint64
+}
+
+type limiterBenchBanTerm struct {
+	_        structs.HostLayout
+	WithinMs uint64
+	ForMs    uint64
+	MaxMs    uint64
+	After    uint32
+	Growth   uint32
+	Scope    uint32
+	Pad      uint32
+}
+
 type limiterBenchChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
@@ -164,7 +201,7 @@ type limiterBenchCounts struct {
 		}
 	}
 	RefusedBy    uint32
-	Pad          uint32
+	Proof        uint32
 	ByEnd        [100]limiterBenchCounter
 	NearLimits   [64]limiterBenchCounter
 	NearServices [64]limiterBenchCounter
@@ -280,6 +317,18 @@ type limiterBenchSourceKey struct {
 	Service uint32
 }
 
+type limiterBenchStrikeKey struct {
+	_     structs.HostLayout
+	Addr  limiterBenchAddr
+	Limit uint32
+}
+
+type limiterBenchStriker struct {
+	_      structs.HostLayout
+	Word   uint64
+	Proofs [16]uint32
+}
+
 type limiterBenchTables struct {
 	_      structs.HostLayout
 	Meters [131072]struct {
@@ -342,6 +391,9 @@ type limiterBenchTables struct {
 const (
 	limiterBenchMapAllowHosts        = "allow_hosts"
 	limiterBenchMapAllowPrefixes     = "allow_prefixes"
+	limiterBenchMapBanTallies        = "ban_tallies"
+	limiterBenchMapBanTerms          = "ban_terms"
+	limiterBenchMapBans              = "bans"
 	limiterBenchMapBlockHosts        = "block_hosts"
 	limiterBenchMapBlockPrefixes     = "block_prefixes"
 	limiterBenchMapChanges           = "changes"
@@ -360,6 +412,7 @@ const (
 	limiterBenchMapMeta              = "meta"
 	limiterBenchMapPending           = "pending"
 	limiterBenchMapPolicyTexts       = "policy_texts"
+	limiterBenchMapProtected         = "protected"
 	limiterBenchMapQuicRecent        = "quic_recent"
 	limiterBenchMapQuicSecrets       = "quic_secrets"
 	limiterBenchMapServiceBases      = "service_bases"
@@ -368,6 +421,7 @@ const (
 	limiterBenchMapServicePlaces     = "service_places"
 	limiterBenchMapSets              = "sets"
 	limiterBenchMapSources           = "sources"
+	limiterBenchMapStrikes           = "strikes"
 	limiterBenchMapVerified          = "verified"
 	limiterBenchMapWaiting           = "waiting"
 	limiterBenchProgFloorParse       = "floor_parse"
@@ -383,6 +437,8 @@ const (
 	limiterBenchVarMayAskCoarseClock = "may_ask_coarse_clock"
 	limiterBenchVarMaySend           = "may_send"
 	limiterBenchVarNamesForGo        = "names_for_go"
+	limiterBenchVarNoBan             = "no_ban"
+	limiterBenchVarNoStrikes         = "no_strikes"
 	limiterBenchVarObserveAfter      = "observe_after"
 	limiterBenchVarTables            = "tables"
 )
@@ -443,6 +499,9 @@ type limiterBenchProgramSpecs struct {
 type limiterBenchMapSpecs struct {
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.MapSpec `ebpf:"ban_terms"`
+	Bans            *ebpf.MapSpec `ebpf:"bans"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
@@ -461,6 +520,7 @@ type limiterBenchMapSpecs struct {
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	Protected       *ebpf.MapSpec `ebpf:"protected"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
@@ -469,6 +529,7 @@ type limiterBenchMapSpecs struct {
 	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strikes         *ebpf.MapSpec `ebpf:"strikes"`
 	Verified        *ebpf.MapSpec `ebpf:"verified"`
 	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
@@ -484,6 +545,8 @@ type limiterBenchVariableSpecs struct {
 	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
 	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	NoBan             *ebpf.VariableSpec `ebpf:"no_ban"`
+	NoStrikes         *ebpf.VariableSpec `ebpf:"no_strikes"`
 	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
 	Tables            *ebpf.VariableSpec `ebpf:"tables"`
 }
@@ -510,6 +573,9 @@ func (o *limiterBenchObjects) Close() error {
 type limiterBenchMaps struct {
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.Map `ebpf:"ban_terms"`
+	Bans            *ebpf.Map `ebpf:"bans"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
@@ -528,6 +594,7 @@ type limiterBenchMaps struct {
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	Protected       *ebpf.Map `ebpf:"protected"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
@@ -536,6 +603,7 @@ type limiterBenchMaps struct {
 	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strikes         *ebpf.Map `ebpf:"strikes"`
 	Verified        *ebpf.Map `ebpf:"verified"`
 	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
@@ -544,6 +612,9 @@ func (m *limiterBenchMaps) Close() error {
 	return _LimiterBenchClose(
 		m.AllowHosts,
 		m.AllowPrefixes,
+		m.BanTallies,
+		m.BanTerms,
+		m.Bans,
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
@@ -562,6 +633,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.Meta,
 		m.Pending,
 		m.PolicyTexts,
+		m.Protected,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
@@ -570,6 +642,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Strikes,
 		m.Verified,
 		m.Waiting,
 	)
@@ -586,6 +659,8 @@ type limiterBenchVariables struct {
 	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
 	MaySend           *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	NoBan             *ebpf.Variable `ebpf:"no_ban"`
+	NoStrikes         *ebpf.Variable `ebpf:"no_strikes"`
 	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
 	Tables            *ebpf.Variable `ebpf:"tables"`
 }

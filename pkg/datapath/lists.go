@@ -24,6 +24,8 @@ const scopeBits = 32
 const (
 	originOperator = "operator"
 	originPolicy   = "policy"
+	// OriginAuto is that of bans, which the data path made itself.
+	OriginAuto = "auto"
 )
 
 // listMaps are the two maps that hold one list.
@@ -216,10 +218,18 @@ func (i *Instance) Remove(l List, prefixes []netip.Prefix) (removed int, err err
 		if err != nil {
 			return removed, err
 		}
+		lifted := false
+		if l == Block {
+			if lifted, err = i.liftBan(p.Masked()); err != nil {
+				return removed, err
+			}
+		}
 		if found && e.Listed != 0 {
 			if err := i.unlist(target, key, e); err != nil {
 				return removed, fmt.Errorf("remove %s: %w", p, err)
 			}
+		}
+		if lifted || found && e.Listed != 0 {
 			removed++
 		}
 		err = i.maps.ListNotes.Delete(limiterListNoteKey{Prefix: key, List: uint32(m.id)})
@@ -257,7 +267,14 @@ func (i *Instance) Entries(l List) ([]Entry, error) {
 			return nil, fmt.Errorf("read list: %w", err)
 		}
 	}
-	slices.SortFunc(out, func(a, b Entry) int {
+	if l == Block {
+		bans, err := i.bansInForce()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, bans...)
+	}
+	slices.SortStableFunc(out, func(a, b Entry) int {
 		return cmpPrefix(a.Prefix, b.Prefix)
 	})
 	return out, nil

@@ -48,6 +48,7 @@ type mapSet struct {
 	PolicyTexts     *ebpf.Map
 	Changes         *ebpf.Map
 	connMaps
+	banMaps
 	// Layout describes the others, see pinLayout. Nil where they were opened.
 	Layout *ebpf.Map
 }
@@ -79,6 +80,7 @@ func (m *mapSet) byName() map[string]**ebpf.Map {
 		limiterMapChanges:         &m.Changes,
 	}
 	maps.Copy(all, m.connMaps.byName())
+	maps.Copy(all, m.banMaps.byName())
 	return all
 }
 

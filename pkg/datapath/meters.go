@@ -121,6 +121,9 @@ func (i *Instance) Forget(addr netip.Addr) error {
 			i.forgetLevel(&l, addr)
 		}
 	}
+	if err := i.forgetBans(addr); err != nil {
+		return err
+	}
 	names, err := i.serviceNames()
 	if err != nil {
 		return err

@@ -19,6 +19,43 @@ type metersTestAddr struct {
 	Word   [4]uint32
 }
 
+type metersTestBan struct {
+	_         structs.HostLayout
+	ExpiresNs uint64
+	MadeNs    uint64
+	FadeNs    uint64
+	Hits      uint64
+	Repeats   uint32
+	Strikes   uint32
+	Service   uint32
+	Pad       uint32
+}
+
+type metersTestBanKey struct {
+	_       structs.HostLayout
+	Addr    metersTestAddr
+	Service uint32
+}
+
+type metersTestBanTally struct {
+	_       structs.HostLayout
+	Strikes uint64
+	Bans    uint64
+	Spared  uint64
+	Unfit   uint64
+}
+
+type metersTestBanTerm struct {
+	_        structs.HostLayout
+	WithinMs uint64
+	ForMs    uint64
+	MaxMs    uint64
+	After    uint32
+	Growth   uint32
+	Scope    uint32
+	Pad      uint32
+}
+
 type metersTestChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
@@ -164,7 +201,7 @@ type metersTestCounts struct {
 		}
 	}
 	RefusedBy    uint32
-	Pad          uint32
+	Proof        uint32
 	ByEnd        [100]metersTestCounter
 	NearLimits   [64]metersTestCounter
 	NearServices [64]metersTestCounter
@@ -323,6 +360,18 @@ type metersTestStep struct {
 	Verdict uint32
 }
 
+type metersTestStrikeKey struct {
+	_     structs.HostLayout
+	Addr  metersTestAddr
+	Limit uint32
+}
+
+type metersTestStriker struct {
+	_      structs.HostLayout
+	Word   uint64
+	Proofs [16]uint32
+}
+
 type metersTestTables struct {
 	_      structs.HostLayout
 	Meters [131072]struct {
@@ -385,6 +434,9 @@ type metersTestTables struct {
 const (
 	metersTestMapAllowHosts        = "allow_hosts"
 	metersTestMapAllowPrefixes     = "allow_prefixes"
+	metersTestMapBanTallies        = "ban_tallies"
+	metersTestMapBanTerms          = "ban_terms"
+	metersTestMapBans              = "bans"
 	metersTestMapBlockHosts        = "block_hosts"
 	metersTestMapBlockPrefixes     = "block_prefixes"
 	metersTestMapChanges           = "changes"
@@ -403,6 +455,7 @@ const (
 	metersTestMapMeta              = "meta"
 	metersTestMapPending           = "pending"
 	metersTestMapPolicyTexts       = "policy_texts"
+	metersTestMapProtected         = "protected"
 	metersTestMapQuicRecent        = "quic_recent"
 	metersTestMapQuicSecrets       = "quic_secrets"
 	metersTestMapServiceBases      = "service_bases"
@@ -413,6 +466,7 @@ const (
 	metersTestMapSources           = "sources"
 	metersTestMapStepLimits        = "step_limits"
 	metersTestMapSteps             = "steps"
+	metersTestMapStrikes           = "strikes"
 	metersTestMapVerified          = "verified"
 	metersTestMapWaiting           = "waiting"
 	metersTestProgChargeSteps      = "charge_steps"
@@ -479,6 +533,9 @@ type metersTestProgramSpecs struct {
 type metersTestMapSpecs struct {
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.MapSpec `ebpf:"ban_terms"`
+	Bans            *ebpf.MapSpec `ebpf:"bans"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
@@ -497,6 +554,7 @@ type metersTestMapSpecs struct {
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	Protected       *ebpf.MapSpec `ebpf:"protected"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
@@ -507,6 +565,7 @@ type metersTestMapSpecs struct {
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
 	StepLimits      *ebpf.MapSpec `ebpf:"step_limits"`
 	Steps           *ebpf.MapSpec `ebpf:"steps"`
+	Strikes         *ebpf.MapSpec `ebpf:"strikes"`
 	Verified        *ebpf.MapSpec `ebpf:"verified"`
 	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
@@ -549,6 +608,9 @@ func (o *metersTestObjects) Close() error {
 type metersTestMaps struct {
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.Map `ebpf:"ban_terms"`
+	Bans            *ebpf.Map `ebpf:"bans"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
@@ -567,6 +629,7 @@ type metersTestMaps struct {
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	Protected       *ebpf.Map `ebpf:"protected"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
@@ -577,6 +640,7 @@ type metersTestMaps struct {
 	Sources         *ebpf.Map `ebpf:"sources"`
 	StepLimits      *ebpf.Map `ebpf:"step_limits"`
 	Steps           *ebpf.Map `ebpf:"steps"`
+	Strikes         *ebpf.Map `ebpf:"strikes"`
 	Verified        *ebpf.Map `ebpf:"verified"`
 	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
@@ -585,6 +649,9 @@ func (m *metersTestMaps) Close() error {
 	return _MetersTestClose(
 		m.AllowHosts,
 		m.AllowPrefixes,
+		m.BanTallies,
+		m.BanTerms,
+		m.Bans,
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
@@ -603,6 +670,7 @@ func (m *metersTestMaps) Close() error {
 		m.Meta,
 		m.Pending,
 		m.PolicyTexts,
+		m.Protected,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
@@ -613,6 +681,7 @@ func (m *metersTestMaps) Close() error {
 		m.Sources,
 		m.StepLimits,
 		m.Steps,
+		m.Strikes,
 		m.Verified,
 		m.Waiting,
 	)

@@ -19,6 +19,43 @@ type quicTestAddr struct {
 	Word   [4]uint32
 }
 
+type quicTestBan struct {
+	_         structs.HostLayout
+	ExpiresNs uint64
+	MadeNs    uint64
+	FadeNs    uint64
+	Hits      uint64
+	Repeats   uint32
+	Strikes   uint32
+	Service   uint32
+	Pad       uint32
+}
+
+type quicTestBanKey struct {
+	_       structs.HostLayout
+	Addr    quicTestAddr
+	Service uint32
+}
+
+type quicTestBanTally struct {
+	_       structs.HostLayout
+	Strikes uint64
+	Bans    uint64
+	Spared  uint64
+	Unfit   uint64
+}
+
+type quicTestBanTerm struct {
+	_        structs.HostLayout
+	WithinMs uint64
+	ForMs    uint64
+	MaxMs    uint64
+	After    uint32
+	Growth   uint32
+	Scope    uint32
+	Pad      uint32
+}
+
 type quicTestChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
@@ -164,7 +201,7 @@ type quicTestCounts struct {
 		}
 	}
 	RefusedBy    uint32
-	Pad          uint32
+	Proof        uint32
 	ByEnd        [100]quicTestCounter
 	NearLimits   [64]quicTestCounter
 	NearServices [64]quicTestCounter
@@ -343,6 +380,18 @@ type quicTestSourceKey struct {
 	Service uint32
 }
 
+type quicTestStrikeKey struct {
+	_     structs.HostLayout
+	Addr  quicTestAddr
+	Limit uint32
+}
+
+type quicTestStriker struct {
+	_      structs.HostLayout
+	Word   uint64
+	Proofs [16]uint32
+}
+
 type quicTestTables struct {
 	_      structs.HostLayout
 	Meters [131072]struct {
@@ -405,6 +454,9 @@ type quicTestTables struct {
 const (
 	quicTestMapAllowHosts        = "allow_hosts"
 	quicTestMapAllowPrefixes     = "allow_prefixes"
+	quicTestMapBanTallies        = "ban_tallies"
+	quicTestMapBanTerms          = "ban_terms"
+	quicTestMapBans              = "bans"
 	quicTestMapBlockHosts        = "block_hosts"
 	quicTestMapBlockPrefixes     = "block_prefixes"
 	quicTestMapChanges           = "changes"
@@ -423,6 +475,7 @@ const (
 	quicTestMapMeta              = "meta"
 	quicTestMapPending           = "pending"
 	quicTestMapPolicyTexts       = "policy_texts"
+	quicTestMapProtected         = "protected"
 	quicTestMapQuicRecent        = "quic_recent"
 	quicTestMapQuicSecrets       = "quic_secrets"
 	quicTestMapQuicSteps         = "quic_steps"
@@ -432,6 +485,7 @@ const (
 	quicTestMapServicePlaces     = "service_places"
 	quicTestMapSets              = "sets"
 	quicTestMapSources           = "sources"
+	quicTestMapStrikes           = "strikes"
 	quicTestMapVerified          = "verified"
 	quicTestMapWaiting           = "waiting"
 	quicTestProgQuicFlood        = "quic_flood"
@@ -516,6 +570,9 @@ type quicTestProgramSpecs struct {
 type quicTestMapSpecs struct {
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.MapSpec `ebpf:"ban_terms"`
+	Bans            *ebpf.MapSpec `ebpf:"bans"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
@@ -534,6 +591,7 @@ type quicTestMapSpecs struct {
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	Protected       *ebpf.MapSpec `ebpf:"protected"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	QuicSteps       *ebpf.MapSpec `ebpf:"quic_steps"`
@@ -543,6 +601,7 @@ type quicTestMapSpecs struct {
 	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strikes         *ebpf.MapSpec `ebpf:"strikes"`
 	Verified        *ebpf.MapSpec `ebpf:"verified"`
 	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
@@ -595,6 +654,9 @@ func (o *quicTestObjects) Close() error {
 type quicTestMaps struct {
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.Map `ebpf:"ban_terms"`
+	Bans            *ebpf.Map `ebpf:"bans"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
@@ -613,6 +675,7 @@ type quicTestMaps struct {
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	Protected       *ebpf.Map `ebpf:"protected"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	QuicSteps       *ebpf.Map `ebpf:"quic_steps"`
@@ -622,6 +685,7 @@ type quicTestMaps struct {
 	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strikes         *ebpf.Map `ebpf:"strikes"`
 	Verified        *ebpf.Map `ebpf:"verified"`
 	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
@@ -630,6 +694,9 @@ func (m *quicTestMaps) Close() error {
 	return _QuicTestClose(
 		m.AllowHosts,
 		m.AllowPrefixes,
+		m.BanTallies,
+		m.BanTerms,
+		m.Bans,
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
@@ -648,6 +715,7 @@ func (m *quicTestMaps) Close() error {
 		m.Meta,
 		m.Pending,
 		m.PolicyTexts,
+		m.Protected,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.QuicSteps,
@@ -657,6 +725,7 @@ func (m *quicTestMaps) Close() error {
 		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Strikes,
 		m.Verified,
 		m.Waiting,
 	)

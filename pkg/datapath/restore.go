@@ -40,6 +40,14 @@ func (i *Instance) loadChunk(m listMaps, chunk []Entry) (unfit int, err error) {
 	for _, e := range chunk {
 		e.Prefix = e.Prefix.Masked()
 		index.set(e.Prefix)
+		if e.Ban != nil {
+			full, err := i.loadBan(e)
+			if err != nil {
+				return unfit, err
+			}
+			unfit += full
+			continue
+		}
 		target, key := m.place(e.Prefix)
 		before, _, err := m.exact(target, key)
 		if err != nil {

@@ -19,6 +19,43 @@ type rivalTestAddr struct {
 	Word   [4]uint32
 }
 
+type rivalTestBan struct {
+	_         structs.HostLayout
+	ExpiresNs uint64
+	MadeNs    uint64
+	FadeNs    uint64
+	Hits      uint64
+	Repeats   uint32
+	Strikes   uint32
+	Service   uint32
+	Pad       uint32
+}
+
+type rivalTestBanKey struct {
+	_       structs.HostLayout
+	Addr    rivalTestAddr
+	Service uint32
+}
+
+type rivalTestBanTally struct {
+	_       structs.HostLayout
+	Strikes uint64
+	Bans    uint64
+	Spared  uint64
+	Unfit   uint64
+}
+
+type rivalTestBanTerm struct {
+	_        structs.HostLayout
+	WithinMs uint64
+	ForMs    uint64
+	MaxMs    uint64
+	After    uint32
+	Growth   uint32
+	Scope    uint32
+	Pad      uint32
+}
+
 type rivalTestChangeMark struct {
 	_        structs.HostLayout
 	Instance uint64
@@ -164,7 +201,7 @@ type rivalTestCounts struct {
 		}
 	}
 	RefusedBy    uint32
-	Pad          uint32
+	Proof        uint32
 	ByEnd        [100]rivalTestCounter
 	NearLimits   [64]rivalTestCounter
 	NearServices [64]rivalTestCounter
@@ -280,6 +317,18 @@ type rivalTestSourceKey struct {
 	Service uint32
 }
 
+type rivalTestStrikeKey struct {
+	_     structs.HostLayout
+	Addr  rivalTestAddr
+	Limit uint32
+}
+
+type rivalTestStriker struct {
+	_      structs.HostLayout
+	Word   uint64
+	Proofs [16]uint32
+}
+
 type rivalTestTables struct {
 	_      structs.HostLayout
 	Meters [131072]struct {
@@ -342,6 +391,9 @@ type rivalTestTables struct {
 const (
 	rivalTestMapAllowHosts        = "allow_hosts"
 	rivalTestMapAllowPrefixes     = "allow_prefixes"
+	rivalTestMapBanTallies        = "ban_tallies"
+	rivalTestMapBanTerms          = "ban_terms"
+	rivalTestMapBans              = "bans"
 	rivalTestMapBlockHosts        = "block_hosts"
 	rivalTestMapBlockPrefixes     = "block_prefixes"
 	rivalTestMapChanges           = "changes"
@@ -360,6 +412,7 @@ const (
 	rivalTestMapMeta              = "meta"
 	rivalTestMapPending           = "pending"
 	rivalTestMapPolicyTexts       = "policy_texts"
+	rivalTestMapProtected         = "protected"
 	rivalTestMapQuicRecent        = "quic_recent"
 	rivalTestMapQuicSecrets       = "quic_secrets"
 	rivalTestMapServiceBases      = "service_bases"
@@ -368,6 +421,7 @@ const (
 	rivalTestMapServicePlaces     = "service_places"
 	rivalTestMapSets              = "sets"
 	rivalTestMapSources           = "sources"
+	rivalTestMapStrikes           = "strikes"
 	rivalTestMapVerified          = "verified"
 	rivalTestMapWaiting           = "waiting"
 	rivalTestProgSynwardOut       = "synward_out"
@@ -380,6 +434,8 @@ const (
 	rivalTestVarMayAskCoarseClock = "may_ask_coarse_clock"
 	rivalTestVarMaySend           = "may_send"
 	rivalTestVarNamesForGo        = "names_for_go"
+	rivalTestVarNoBan             = "no_ban"
+	rivalTestVarNoStrikes         = "no_strikes"
 	rivalTestVarObserveAfter      = "observe_after"
 	rivalTestVarRivalBucket       = "rival_bucket"
 	rivalTestVarTables            = "tables"
@@ -438,6 +494,9 @@ type rivalTestProgramSpecs struct {
 type rivalTestMapSpecs struct {
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.MapSpec `ebpf:"ban_terms"`
+	Bans            *ebpf.MapSpec `ebpf:"bans"`
 	BlockHosts      *ebpf.MapSpec `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.MapSpec `ebpf:"block_prefixes"`
 	Changes         *ebpf.MapSpec `ebpf:"changes"`
@@ -456,6 +515,7 @@ type rivalTestMapSpecs struct {
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Pending         *ebpf.MapSpec `ebpf:"pending"`
 	PolicyTexts     *ebpf.MapSpec `ebpf:"policy_texts"`
+	Protected       *ebpf.MapSpec `ebpf:"protected"`
 	QuicRecent      *ebpf.MapSpec `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.MapSpec `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.MapSpec `ebpf:"service_bases"`
@@ -464,6 +524,7 @@ type rivalTestMapSpecs struct {
 	ServicePlaces   *ebpf.MapSpec `ebpf:"service_places"`
 	Sets            *ebpf.MapSpec `ebpf:"sets"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strikes         *ebpf.MapSpec `ebpf:"strikes"`
 	Verified        *ebpf.MapSpec `ebpf:"verified"`
 	Waiting         *ebpf.MapSpec `ebpf:"waiting"`
 }
@@ -479,6 +540,8 @@ type rivalTestVariableSpecs struct {
 	MayAskCoarseClock *ebpf.VariableSpec `ebpf:"may_ask_coarse_clock"`
 	MaySend           *ebpf.VariableSpec `ebpf:"may_send"`
 	NamesForGo        *ebpf.VariableSpec `ebpf:"names_for_go"`
+	NoBan             *ebpf.VariableSpec `ebpf:"no_ban"`
+	NoStrikes         *ebpf.VariableSpec `ebpf:"no_strikes"`
 	ObserveAfter      *ebpf.VariableSpec `ebpf:"observe_after"`
 	RivalBucket       *ebpf.VariableSpec `ebpf:"rival_bucket"`
 	Tables            *ebpf.VariableSpec `ebpf:"tables"`
@@ -506,6 +569,9 @@ func (o *rivalTestObjects) Close() error {
 type rivalTestMaps struct {
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
+	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
+	BanTerms        *ebpf.Map `ebpf:"ban_terms"`
+	Bans            *ebpf.Map `ebpf:"bans"`
 	BlockHosts      *ebpf.Map `ebpf:"block_hosts"`
 	BlockPrefixes   *ebpf.Map `ebpf:"block_prefixes"`
 	Changes         *ebpf.Map `ebpf:"changes"`
@@ -524,6 +590,7 @@ type rivalTestMaps struct {
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Pending         *ebpf.Map `ebpf:"pending"`
 	PolicyTexts     *ebpf.Map `ebpf:"policy_texts"`
+	Protected       *ebpf.Map `ebpf:"protected"`
 	QuicRecent      *ebpf.Map `ebpf:"quic_recent"`
 	QuicSecrets     *ebpf.Map `ebpf:"quic_secrets"`
 	ServiceBases    *ebpf.Map `ebpf:"service_bases"`
@@ -532,6 +599,7 @@ type rivalTestMaps struct {
 	ServicePlaces   *ebpf.Map `ebpf:"service_places"`
 	Sets            *ebpf.Map `ebpf:"sets"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strikes         *ebpf.Map `ebpf:"strikes"`
 	Verified        *ebpf.Map `ebpf:"verified"`
 	Waiting         *ebpf.Map `ebpf:"waiting"`
 }
@@ -540,6 +608,9 @@ func (m *rivalTestMaps) Close() error {
 	return _RivalTestClose(
 		m.AllowHosts,
 		m.AllowPrefixes,
+		m.BanTallies,
+		m.BanTerms,
+		m.Bans,
 		m.BlockHosts,
 		m.BlockPrefixes,
 		m.Changes,
@@ -558,6 +629,7 @@ func (m *rivalTestMaps) Close() error {
 		m.Meta,
 		m.Pending,
 		m.PolicyTexts,
+		m.Protected,
 		m.QuicRecent,
 		m.QuicSecrets,
 		m.ServiceBases,
@@ -566,6 +638,7 @@ func (m *rivalTestMaps) Close() error {
 		m.ServicePlaces,
 		m.Sets,
 		m.Sources,
+		m.Strikes,
 		m.Verified,
 		m.Waiting,
 	)
@@ -582,6 +655,8 @@ type rivalTestVariables struct {
 	MayAskCoarseClock *ebpf.Variable `ebpf:"may_ask_coarse_clock"`
 	MaySend           *ebpf.Variable `ebpf:"may_send"`
 	NamesForGo        *ebpf.Variable `ebpf:"names_for_go"`
+	NoBan             *ebpf.Variable `ebpf:"no_ban"`
+	NoStrikes         *ebpf.Variable `ebpf:"no_strikes"`
 	ObserveAfter      *ebpf.Variable `ebpf:"observe_after"`
 	RivalBucket       *ebpf.Variable `ebpf:"rival_bucket"`
 	Tables            *ebpf.Variable `ebpf:"tables"`

@@ -39,7 +39,7 @@ func (i *Instance) writeSlot(c *compiled, generation uint16, last ...func(*compi
 		i.tables.Limits[slot*uint32(limiterAbiMAX_LIMITS)+at] = *l
 	}
 	i.tables.Ports[slot] = *c.ports
-	steps := []func(*compiled, uint32) error{i.writeServices, i.writeLocals, i.writeSets}
+	steps := []func(*compiled, uint32) error{i.writeServices, i.writeLocals, i.writeSets, i.writeBans}
 	for _, step := range append(steps, last...) {
 		if err := step(c, slot); err != nil {
 			return err
@@ -160,6 +160,9 @@ func (i *Instance) clearSlot(slot uint32) error {
 		return err
 	}
 	if err := deleteScoped(i.maps.Locals, func(scope uint32) bool { return scope>>16 == slot }); err != nil {
+		return err
+	}
+	if err := i.clearBanTerms(slot); err != nil {
 		return err
 	}
 	i.control.Policies[slot] = limiterPolicy{}

@@ -105,6 +105,9 @@ func (i *Instance) forgetService(id uint32) error {
 	if name.Name[0] == 0 {
 		return nil
 	}
+	if err := i.forgetBansOf(id); err != nil {
+		return err
+	}
 	var key limiterSourceKey
 	var value limiterSource
 	var gone []limiterSourceKey

@@ -208,11 +208,25 @@ type Entry struct {
 	// Expires is zero for never.
 	Expires time.Time
 	Created time.Time
-	// Origin is operator for what was typed, policy for what the policy in force names.
+	// Origin is operator for what was typed, policy for what the policy in force names, auto for a ban.
 	Origin string
 	Reason string
 	By     string
 	Hits   uint64
+	// Ban is set for origin auto.
+	Ban *Ban
+}
+
+// Ban is what an entry holds that the data path made itself.
+type Ban struct {
+	// Service is where the strikes came in; Only: that service alone is kept from the source.
+	Service string
+	Only    bool
+	Strikes uint64
+	// Repeats is how many bans count for how long the next one is, this one included. Each Fades without another, from
+	// the end of this one on, takes one away.
+	Repeats uint64
+	Fades   time.Duration
 }
 
 // Verdict is what would happen to the next new connection of a source.

@@ -21,7 +21,7 @@ type heir struct {
 func (h *heir) fill() error {
 	h.control.Last = h.from.last
 	h.control.Word = h.from.word.word()
-	for _, step := range []func() error{h.fillLists, h.fillPolicies, h.fillTexts, h.fillOthers, h.fillSources} {
+	for _, step := range []func() error{h.fillLists, h.fillPolicies, h.fillTexts, h.fillOthers, h.fillBans, h.fillSources} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -29,13 +29,13 @@ func (h *heir) fill() error {
 	return nil
 }
 
-// copyMap carries a map over that only Go writes. One that the other version had not stays empty.
-func (h *heir) copyMap(name string, to *ebpf.Map) error {
+// copyMap carries a map over that only Go writes, but for the fields that are moved later. One that the other version had not stays empty.
+func (h *heir) copyMap(name string, to *ebpf.Map, moved ...string) error {
 	from, ok, err := h.from.get(name)
 	if err != nil || !ok {
 		return err
 	}
-	keys, values, err := plans(from, h.from.own, name)
+	keys, values, err := plans(from, h.from.own, name, moved...)
 	if err != nil {
 		return err
 	}

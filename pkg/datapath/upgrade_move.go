@@ -53,6 +53,7 @@ func countMoves(from, to *pinnedMaps) ([]countMove, error) {
 	counted := map[string][]string{
 		limiterMapSources: {"admitted", "refused"}, limiterMapCounters: nil,
 		limiterMapServiceCounters: {"packets", "bytes"}, limiterMapLimitCounters: {"packets", "bytes"},
+		limiterMapBans: {"hits"}, limiterMapBanTallies: {"strikes", "bans", "spared", "unfit"},
 		limiterMapConnTallies: {"refused", "opened", "returned", "late", "full", "unheld", "contended", "lost"},
 	}
 	lists := map[string]*listMap{}
@@ -88,6 +89,8 @@ func (m countMove) move(from, to *pinnedMaps) error {
 		return m.moveHits(from, to)
 	case m.name == limiterMapSources:
 		return m.moveLedger(from, to)
+	case m.name == limiterMapBans:
+		return m.moveBans(to)
 	}
 	return m.moveArray()
 }
