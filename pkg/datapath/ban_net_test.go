@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/internal/testenv"
+	tg "github.com/synward/synward/pkg/internal/trafficgen"
+)
+
+// sourceBan bans the third time for two seconds, and then for four.
+const sourceBan = `
+version: 1
+services:
+  - name: web
+    listen: [8080/tcp]
+    limits:
+      - {per: source, new: 1/d, burst: 2, over: challenge, ban: {after: 3, within: 1h, for: 2s, growth: 2, max: 1h}}
+`
+
+// bans are the entries of the block list that the data path made.
+func (b *bench) bans() (out []datapath.Entry) {
+	b.t.Helper()
+	b.read(func(i *datapath.Instance) error {
+		all, err := i.Entries(datapath.Block)
+		for _, e := range all {
+			if e.Origin == datapath.OriginAuto {
+				out = append(out, e)
+			}
+		}
+		return err
+	})
+	return out
+}
+
+// insist connects once, sends at once, and waits for what comes of it: true where the server answers.
+func (b *bench) insist(from netip.Addr, to netip.AddrPort) bool {
+	b.t.Helper()
+	conn, err := testenv.Dial(b.Client, from, to, patience)
+	if err != nil {
+		return false
+	}
+	defer testenv.Abort(conn)
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err == nil
+}
+
+// helloServer answers a byte to whoever sends some.
+func (b *bench) helloServer(addr netip.AddrPort) {
+	b.t.Helper()
+	var listener net.Listener
+	err := b.Server.Do(func() (err error) {
+		listener, err = net.Listen("tcp", addr.String())
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if _, err := conn.Read(make([]byte, 16)); err == nil {
+					_, _ = conn.Write([]byte{1})
+					_, _ = conn.Read(make([]byte, 1))
+				}
+			}()
+		}
+	}()
+}
+
+// In IPv6 the client in a /64 with the server is protected, so it is the other one that offends.
+//
+// A real client that goes on over its limit is banned by its third strike, though its data follows each ACK at once; a
+// neighbour of it is not. The ban ends by itself, and the next one is twice as long.
+func TestInsistentClientIsBanned(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode datapath.Mode) {
+		for name, f := range familiesIn(mode) {
+			t.Run(name, func(t *testing.T) {
+				b := challengeBench(t, mode, "1", sourceBan, testenv.PairOptions{GRO: mode != datapath.ModeNative, ClientAddrs: []netip.Addr{f.beside}})
+				to := netip.AddrPortFrom(f.server, 8080)
+				b.helloServer(to)
+				for n := range 4 { // two without proof, and two with
+					if !b.insist(f.beside, to) {
+						t.Fatalf("connection %d was refused: %v", n, b.tally())
+					}
+				}
+				b.mustStrikeOut(f.beside, to, 2*time.Second)
+				if _, err := testenv.Dial(b.Client, f.beside, to, 300*time.Millisecond); err == nil {
+					t.Error("connects while it is banned")
+				}
+				if !b.insist(f.client, to) {
+					t.Errorf("its neighbour is refused: %v", b.tally())
+				}
+				testenv.WaitFor(t, patience, "the ban to end", func() bool { return len(b.bans()) == 0 })
+				b.mustStrikeOut(f.beside, to, 4*time.Second)
+			})
+		}
+	})
+}
+
+// mustStrikeOut strikes three times, and wants a ban of this length by the last.
+func (b *bench) mustStrikeOut(client netip.Addr, to netip.AddrPort, length time.Duration) {
+	b.t.Helper()
+	for n := range 3 {
+		if bans := b.bans(); len(bans) != 0 {
+			b.t.Fatalf("banned by %d strikes: %+v", n, bans)
+		}
+		if b.insist(client, to) {
+			b.t.Fatalf("connection %d over the limit was let through: %v", n, b.tally())
+		}
+	}
+	bans := b.bans()
+	if len(bans) != 1 {
+		b.t.Fatalf("bans %+v; %v", bans, b.tally())
+	}
+	e := bans[0]
+	if got := e.Expires.Sub(e.Created).Round(time.Millisecond); got != length || !e.Prefix.Contains(client) || e.Reason != "3 strikes at web" {
+		b.t.Errorf("banned %s for %s (%s), want %s for %s", e.Prefix, got, e.Reason, client, length)
+	}
+}
+
+// A flood in the name of somebody who is at his limit bans nobody, and he connects once it is over.
+func TestForgedClientIsNeverBanned(t *testing.T) {
+	const text = `
+version: 1
+services:
+  - name: web
+    listen: [8080/tcp]
+    limits:
+      - {per: source, new: 2/s, burst: 4, over: challenge, ban: {after: 1, within: 1h, for: 1h}}
+`
+	eachMode(t, func(t *testing.T, mode datapath.Mode) {
+		for name, f := range familiesIn(mode) {
+			t.Run(name, func(t *testing.T) {
+				b := challengeBench(t, mode, "2", text, testenv.PairOptions{GRO: mode != datapath.ModeNative, ClientAddrs: []netip.Addr{f.beside}})
+				to := netip.AddrPortFrom(f.server, 8080)
+				b.helloServer(to)
+				flood := b.startFlood(to, tg.Mix{{Prefix: netip.PrefixFrom(f.beside, f.beside.BitLen()), Count: 1}})
+				testenv.WaitFor(t, patience, "100,000 of the flood", func() bool { return b.tally()["over_new challenge"] > 100_000 })
+				if !b.insist(f.beside, to) {
+					t.Errorf("refused during the flood: %v", b.tally())
+				}
+				rate := flood.rate()
+				if !b.insist(f.beside, to) {
+					t.Errorf("refused after the flood: %v", b.tally())
+				}
+				if bans := b.bans(); len(bans) != 0 {
+					t.Errorf("framed: %+v", bans)
+				}
+				t.Logf("%.0f SYNs a second, %v", rate, b.tally())
+			})
+		}
+	})
+}
+
+// The addresses without which the host is cut off are spared: here the gateway of its default route.
+func TestGatewayIsNeverBanned(t *testing.T) {
+	f := bothFamilies()["IPv4"]
+	b := newBench(t, testenv.PairOptions{})
+	if err := b.Server.SetSysctl("net.ipv4.tcp_syncookies", "2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Server.Command("ip", "route", "add", "default", "via", f.client.String()).Run(); err != nil {
+		t.Fatal(err)
+	}
+	b.attach(datapath.ModeTC, nil)
+	b.apply(sourceBan)
+	to := netip.AddrPortFrom(f.server, 8080)
+	b.helloServer(to)
+	for range 10 {
+		b.insist(f.client, to)
+	}
+	var tally datapath.BanTally
+	b.read(func(i *datapath.Instance) (err error) {
+		tally, err = i.BanTally()
+		return err
+	})
+	if tally.Strikes != 6 || tally.Spared != 2 || tally.Bans != 0 || len(b.bans()) != 0 {
+		t.Errorf("counted %+v, %v", tally, b.tally())
+	}
+}

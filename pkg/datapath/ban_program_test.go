@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	tg "github.com/synward/synward/pkg/internal/trafficgen"
+	"github.com/synward/synward/pkg/policy"
+)
+
+// banning is a limit of burst connections that bans.
+func banning(burst uint64, ban policy.Ban) policy.Limit {
+	if ban.Growth == 0 {
+		ban.Growth = 2
+	}
+	if ban.Max == 0 {
+		ban.Max = time.Hour
+	}
+	if ban.Within == 0 {
+		ban.Within = time.Minute
+	}
+	l := challenging(policy.PerSource, burst)
+	l.Ban = &ban
+	return l
+}
+
+// offender is a source at its limit, with as many good answers to challenges as a test wants.
+type offender struct {
+	*challengeProgram
+	hook hook
+	syn  tg.Packet
+	port uint16
+}
+
+// offend uses up what the limit gives without a challenge, and with.
+func (c *challengeProgram) offend(h hook, p tg.Packet, burst int) *offender {
+	c.t.Helper()
+	o := &offender{c, h, p, 20000}
+	for n := range burst {
+		c.ends(h, o.next(), isNew, fmt.Sprintf("connection %d", n))
+	}
+	for n := range burst {
+		c.ends(h, o.proof(), isProven, fmt.Sprintf("proof %d", n))
+	}
+	return o
+}
+
+func (o *offender) next() tg.Packet {
+	o.port++
+	return o.syn.With(tg.From(o.port))
+}
+
+// proof is the ACK to a challenge of a new SYN.
+func (o *offender) proof() tg.Packet {
+	o.t.Helper()
+	p := o.next()
+	return o.ackTo(p, o.ends(o.hook, p, isChallenged, "over the limit"))
+}
+
+// strike is one that the data path counts, unless the budget of RSTs makes it a drop.
+func (o *offender) strike(what string) tg.Packet {
+	o.t.Helper()
+	p := o.proof()
+	o.drainAnswers()
+	o.ends(o.hook, p, isOverByProof, what)
+	return p
+}
+
+// drainAnswers gives the source its RSTs back.
+func (c *challengeProgram) drainAnswers() {
+	c.t.Helper()
+	drain(c.tables, c.limit(int(answerSourceAt)), monotonicNow())
+	c.tables.LimitStates[c.limit(int(answerTotalAt)).Id] = limiterLimitState{}
+}
+
+func (c *challengeProgram) tally() BanTally {
+	c.t.Helper()
+	sum, err := c.BanTally()
+	must(c.t, err)
+	return sum
+}
+
+// theBan is the only one there is, with its key.
+func (c *challengeProgram) theBan() (key limiterBanKey, b limiterBan) {
+	c.t.Helper()
+	n := 0
+	must(c.t, eachOf(c.maps.Bans, func(k limiterBanKey, v limiterBan) { key, b, n = k, v, n+1 }))
+	if n != 1 {
+		c.t.Fatalf("%d bans, want 1", n)
+	}
+	return key, b
+}
+
+// pretend makes the ban one that ended so long ago, in a time that runs faster where the machine was not up yet.
+func (c *challengeProgram) pretend(ended time.Duration) {
+	c.t.Helper()
+	key, b := c.theBan()
+	faster := uint64(ended)/(monotonicNow()/2) + 1
+	b.ExpiresNs, b.FadeNs = monotonicNow()-uint64(ended)/faster, b.FadeNs/faster
+	must(c.t, c.maps.Bans.Put(key, b))
+}
+
+func (c *challengeProgram) wantBan(repeats uint32, length time.Duration) {
+	c.t.Helper()
+	_, b := c.theBan()
+	got := time.Duration(b.ExpiresNs - b.MadeNs)
+	if b.Repeats != repeats || got != length {
+		c.t.Errorf("ban %d of %s, want %d of %s", b.Repeats, got, repeats, length)
+	}
+}
+
+func (c *challengeProgram) clearBans() {
+	c.t.Helper()
+	_, err := c.LiftBans()
+	must(c.t, err)
+	must(c.t, deleteWhere(c.maps.Strikes, func(limiterStrikeKey, limiterStriker) bool { return true }))
+}
+
+// A source that insists is banned by its last strike and not before, from everything, and nobody beside it.
+func TestBanAfterStrikes(t *testing.T) {
+	c := newChallengeProgram(t, banning(2, policy.Ban{After: 3, For: 10 * time.Minute}))
+	c.knock()
+	beside := map[bool]netip.Addr{true: netip.MustParseAddr("198.51.100.77"), false: netip.MustParseAddr("2001:db8:77::1")}
+	c.specialisedAndGeneral(func() {
+		for _, h := range bothHooks {
+			for _, p := range []tg.Packet{syn4(), syn6()} {
+				c.emptyMeters()
+				c.clearBans()
+				before := c.tally()
+				o := c.offend(h, p, 2)
+				o.strike("strike 1")
+				again := o.strike("strike 2")
+				c.drainAnswers()
+				// The same cookie with more data behind, or sent again, is the same strike.
+				for range 5 {
+					c.ends(h, again, isOverByProof, "strike 2 again")
+				}
+				c.ends(h, o.next(), isChallenged, "before the last strike")
+				o.strike("strike 3")
+				for _, packet := range []tg.Packet{o.next(), again, o.next().With(tg.Flags(tg.ACK))} {
+					c.ends(h, packet, isBlocked, "banned")
+				}
+				c.ends(h, p.With(func(p *tg.Packet) { p.Src = beside[p.Src.Is4()] }), isNew, "a neighbour")
+				if got := c.tally(); got.Strikes-before.Strikes != 3 || got.Bans-before.Bans != 1 {
+					t.Errorf("%s: counted %+v since %+v", h, got, before)
+				}
+				c.wantBan(1, 10*time.Minute)
+			}
+		}
+	})
+	c.clearBans()
+}
+
+// The same as seen by commands: the entry of the block list, what check says, and how it is lifted.
+func TestBanIsAnEntryOfTheBlockList(t *testing.T) {
+	c := newChallengeProgram(t, banning(1, policy.Ban{After: 2, For: 10 * time.Minute}))
+	c.knock()
+	o := c.offend(hookXDP, syn6(), 1)
+	o.strike("strike 1")
+	strikes, err := c.Strikes(o.syn.Src)
+	must(t, err)
+	if len(strikes) != 1 || strikes["web limit 1"] != 1 {
+		t.Errorf("strikes %v", strikes)
+	}
+	o.strike("strike 2")
+	entries, err := c.Entries(Block)
+	must(t, err)
+	if len(entries) != 1 {
+		t.Fatalf("entries %+v", entries)
+	}
+	e := entries[0]
+	if e.Prefix != strikerOf(o.syn.Src) || e.Origin != OriginAuto || e.Reason != "2 strikes at web" || e.Scope != ScopeAll ||
+		e.Ban == nil || e.Ban.Service != "web" || e.Ban.Only || e.Ban.Strikes != 2 {
+		t.Errorf("entry %+v %+v", e, e.Ban)
+	}
+	if left := time.Until(e.Expires); left < 9*time.Minute || left > 10*time.Minute {
+		t.Errorf("expires in %s", left)
+	}
+	v, err := c.Check(o.syn.Src)
+	must(t, err)
+	if v.Verdict != "drop" || v.Entry == nil || v.Entry.Origin != OriginAuto || v.Until.IsZero() {
+		t.Errorf("check %+v", v)
+	}
+	removed, err := c.Remove(Block, []netip.Prefix{e.Prefix})
+	must(t, err)
+	if removed != 1 {
+		t.Errorf("%d removed", removed)
+	}
+	c.ends(hookXDP, o.next(), isChallenged, "lifted")
+	o.strike("strike 1 of the next")
+	must(t, c.Forget(o.syn.Src))
+	if strikes, err := c.Strikes(o.syn.Src); err != nil || len(strikes) != 0 {
+		t.Errorf("strikes after forget: %v, %v", strikes, err)
+	}
+}
+
+// A ban ends by itself; the next is longer, up to the longest, and shorter again after good behaviour.
+func TestBanGrowsAndFades(t *testing.T) {
+	c := newChallengeProgram(t, banning(1, policy.Ban{After: 1, For: time.Minute, Growth: 3, Max: 10 * time.Minute}))
+	c.knock()
+	for _, h := range bothHooks {
+		c.emptyMeters()
+		c.clearBans()
+		o := c.offend(h, syn4(), 1)
+		again := func(ended time.Duration, repeats uint32, length time.Duration) {
+			t.Helper()
+			c.pretend(ended)
+			o.strike("after a ban")
+			c.ends(h, o.next(), isBlocked, "banned again")
+			c.wantBan(repeats, length)
+		}
+		o.strike("the first")
+		c.wantBan(1, time.Minute)
+		again(time.Second, 2, 3*time.Minute)
+		again(time.Second, 3, 9*time.Minute)
+		again(time.Second, 4, 10*time.Minute)
+		again(time.Second, 4, 10*time.Minute) // no more count than the longest takes
+		again(9*time.Minute, 4, 10*time.Minute)
+		again(11*time.Minute, 4, 10*time.Minute) // one has faded, and this one counts
+		again(21*time.Minute, 3, 9*time.Minute)
+		again(30*time.Minute, 1, time.Minute)
+	}
+}
+
+// Strikes count within their window.
+func TestStrikesOfLongAgoDoNotCount(t *testing.T) {
+	c := newChallengeProgram(t, banning(1, policy.Ban{After: 2, For: time.Minute, Within: time.Minute}))
+	c.knock()
+	o := c.offend(hookXDP, syn4(), 1)
+	age := func(by time.Duration) {
+		t.Helper()
+		must(t, eachOf(c.maps.Strikes, func(key limiterStrikeKey, s limiterStriker) {
+			s.Word -= uint64(by.Milliseconds()) << 16
+			must(t, c.maps.Strikes.Put(key, s))
+		}))
+	}
+	o.strike("strike 1")
+	age(time.Minute)
+	o.strike("a minute later")
+	c.ends(hookXDP, o.next(), isChallenged, "one strike within a minute")
+	age(50 * time.Second)
+	o.strike("50 seconds later")
+	c.ends(hookXDP, o.next(), isBlocked, "two strikes within a minute")
+}
+
+// Two CPUs strike at once: none is lost, and one ban comes of it.
+func TestStrikesOfTwoCPUs(t *testing.T) {
+	const after = 400
+	for _, h := range bothHooks {
+		c := newChallengeProgram(t, banning(1, policy.Ban{After: after, For: time.Hour}))
+		c.knock()
+		o := c.offend(h, syn4(), 1)
+		var acks [][]byte
+		for range after + 1 {
+			acks = append(acks, o.proof().Bytes())
+		}
+		c.onTwoCPUs(h, acks[:after-1])
+		if got := c.tally(); got.Strikes != after-1 || got.Bans != 0 {
+			t.Errorf("%s: %+v of %d proofs", h, got, after-1)
+		}
+		c.ends(h, o.next(), isChallenged, "one strike before the last")
+		c.onTwoCPUs(h, acks[after-1:])
+		if got := c.tally(); got.Bans != 1 || got.Strikes > after+1 {
+			t.Errorf("%s: %+v", h, got)
+		}
+		c.ends(h, o.next(), isBlocked, "banned")
+	}
+}
+
+// Every proof is a ban that is due, on two CPUs at once: one is made.
+func TestBanOfTwoCPUsIsOne(t *testing.T) {
+	for _, h := range bothHooks {
+		c := newChallengeProgram(t, banning(1, policy.Ban{After: 1, For: time.Hour}))
+		c.knock()
+		for n := range 50 {
+			c.emptyMeters()
+			c.clearBans()
+			before := c.tally()
+			o := c.offend(h, syn4(), 1)
+			var acks [][]byte
+			for range 8 {
+				acks = append(acks, o.proof().Bytes())
+			}
+			c.onTwoCPUs(h, acks)
+			if got := c.tally(); got.Bans-before.Bans != 1 {
+				t.Fatalf("%s run %d: %+v since %+v", h, n, got, before)
+			}
+			c.wantBan(1, time.Hour)
+		}
+	}
+}
+
+// onTwoCPUs judges frames, every other one on the other CPU.
+func (c *challengeProgram) onTwoCPUs(h hook, frames [][]byte) {
+	c.t.Helper()
+	program := c.program(h)
+	var begin, done sync.WaitGroup
+	begin.Add(1)
+	var failed [2]error
+	for cpu := range 2 {
+		done.Go(func() {
+			failed[cpu] = c.ns.Do(func() error {
+				var set unix.CPUSet
+				set.Set(cpu)
+				if err := unix.SchedSetaffinity(0, &set); err != nil {
+					return err
+				}
+				begin.Wait()
+				for n := cpu; n < len(frames); n += 2 {
+					if _, _, err := program.Test(frames[n]); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+	}
+	begin.Done()
+	done.Wait()
+	for _, err := range failed {
+		must(c.t, err)
+	}
+}
+
+// Nobody is banned by what another sends in his name: SYNs, guessed ACKs, those to other ports or times. Not even
+// where one of the guesses is right, for there were many.
+func TestNobodyIsFramed(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	c := newChallengeProgram(t, banning(2, policy.Ban{After: 1, For: time.Hour}))
+	c.knock()
+	for _, h := range bothHooks {
+		for _, p := range []tg.Packet{syn4(), syn6()} {
+			c.emptyMeters()
+			c.clearBans()
+			before := c.tally()
+			o := c.offend(h, p, 2)
+			drain(c.tables, c.limit(int(guessesAt)), monotonicNow())
+			right := o.proof()
+			program := c.program(h)
+			must(t, c.ns.Do(func() error {
+				for range 30_000 {
+					o.port++
+					for _, forged := range []tg.Packet{
+						o.syn.With(tg.From(o.port)),
+						right.With(tg.From(o.port), func(p *tg.Packet) { p.Ack = random.Uint32() }),
+						right.With(tg.From(o.port)), right.With(func(p *tg.Packet) { p.Ack += 1 << 24 }),
+					} {
+						if _, _, err := program.Test(forged.Bytes()); err != nil {
+							return err
+						}
+					}
+				}
+				return nil
+			}))
+			c.drainAnswers()
+			c.spendGuesses(p.Src)
+			c.ends(h, right, isOverByProof, "the right one among them")
+			if got := c.tally(); got != before {
+				t.Errorf("%s: counted %+v since %+v", h, got, before)
+			}
+			c.ends(h, o.next(), isChallenged, "after the flood")
+			drain(c.tables, c.limit(int(guessesAt)), monotonicNow())
+			o.strike("of his own, once guesses are few")
+			c.ends(h, o.next(), isBlocked, "banned")
+		}
+	}
+}
+
+// spendGuesses wants the flood to have spent some of a source's budget, and spends what has come back since.
+func (c *challengeProgram) spendGuesses(source netip.Addr) {
+	c.t.Helper()
+	l := c.limit(int(guessesAt))
+	slot := meterSlot(c.tables, l, hashKey(&c.control.Hash, l, source, netip.Addr{}))
+	if slot == nil || level(l, *slot, monotonicNow()) == 0 {
+		c.t.Fatal("no guess was counted")
+	}
+	*slot = *slot&slotTag | (monotonicNow()>>l.UnitShift+(l.Capacity+l.Stale)/2)&slotTAT
+}
+
+// Whom the host cannot do without is refused and never banned; neither is who is allowed.
+func TestBanSparesTheProtected(t *testing.T) {
+	c := newChallengeProgram(t, banning(1, policy.Ban{After: 1, For: time.Hour}))
+	c.knock()
+	for _, h := range bothHooks {
+		for _, p := range []tg.Packet{syn4(), syn6()} {
+			c.emptyMeters()
+			c.clearBans()
+			before := c.tally()
+			o := c.offend(h, p, 1)
+			key := limiterPrefixKey{Prefixlen: uint32(strikerOf(p.Src).Bits() + lpmFamilyBits), Addr: dataAddr(strikerOf(p.Src).Addr())}
+			must(t, c.maps.Protected.Put(key, uint64(1)))
+			o.strike("of a gateway")
+			c.ends(h, o.next(), isChallenged, "a gateway")
+			if got := c.tally(); got.Spared-before.Spared != 1 || got.Bans != before.Bans {
+				t.Errorf("%s: counted %+v since %+v", h, got, before)
+			}
+			must(t, c.maps.Protected.Delete(key))
+			o.strike("of nobody special")
+			c.ends(h, o.next(), isBlocked, "nobody special")
+			c.add(Allow, Entry{Prefix: strikerOf(p.Src)})
+			c.ends(h, o.next(), isAllowed, "allowed in spite of the ban")
+			c.clearLists()
+			c.ends(h, o.next(), isBlocked, "allowed no more")
+		}
+	}
+}
+
+// A ban of scope service keeps the source from that service alone.
+func TestBanFromOneService(t *testing.T) {
+	limit := banning(1, policy.Ban{After: 1, For: time.Hour, Scope: policy.BanService})
+	c := newChallengeProgram(t, limit)
+	c.rules(nil, func(p *policy.Policy) {
+		p.Services = []policy.Service{
+			listening("web", policy.TCP, server4.Port(), server4.Port(), limit), listening("other", policy.TCP, 9, 9, challenging(policy.PerSource, 5)),
+		}
+	})
+	c.knock()
+	for _, h := range bothHooks {
+		c.emptyMeters()
+		c.clearBans()
+		o := c.offend(h, syn4(), 1)
+		o.strike("the only one")
+		c.ends(h, o.next(), isBlocked, "the service")
+		c.ends(h, o.next().With(tg.Flags(tg.ACK)), isBlocked, "the service")
+		c.ends(h, o.next().With(func(p *tg.Packet) { p.DstPort = 9 }), isNew, "another service")
+		entries, err := c.Entries(Block)
+		must(t, err)
+		if len(entries) != 1 || !entries[0].Ban.Only || entries[0].Ban.Service != "web" {
+			t.Errorf("entries %+v", entries)
+		}
+	}
+}
