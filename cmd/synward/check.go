@@ -52,6 +52,9 @@ func runCheck(e *env, cmd *cobra.Command, arg string, f checkFlags) error {
 		if answer.Policy, err = i.Policy(); err != nil {
 			return err
 		}
+		if answer.Strikes, err = i.Strikes(addr); err != nil {
+			return err
+		}
 		answer.Verdict, err = i.CheckAt(addr, local)
 		return err
 	})

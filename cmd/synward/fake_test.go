@@ -212,6 +212,14 @@ func (f *fake) Remove(l datapath.List, prefixes []netip.Prefix) (int, error) {
 	return before - len(f.lists[l]), nil
 }
 
+func (f *fake) LiftBans() (int, error) {
+	before := len(f.lists[datapath.Block])
+	f.lists[datapath.Block] = slices.DeleteFunc(f.lists[datapath.Block], func(e datapath.Entry) bool { return e.Ban != nil })
+	return before - len(f.lists[datapath.Block]), nil
+}
+
+func (f *fake) Strikes(netip.Addr) (map[string]uint64, error) { return nil, nil }
+
 func (f *fake) Forget(addr netip.Addr) error {
 	f.forgotten = addr
 	return nil

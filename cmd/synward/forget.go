@@ -10,8 +10,8 @@ func newForgetCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "forget ADDR",
 		Short: "Let one source begin afresh, with a whole burst",
-		Long: "Let one source begin afresh: what it used up of its limits and what was counted of it.\n" +
-			"An entry on the block list stays. An IPv6 address stands for its /64.",
+		Long: "Let one source begin afresh: what it used up of its limits, what was counted of it, its strikes and bans.\n" +
+			"An entry that somebody put on the block list stays. An IPv6 address stands for its /64.",
 		Args: oneArg("an address"),
 		RunE: e.asRoot(func(_ *cobra.Command, args []string) error {
 			addr, err := parseSource(args[0])

@@ -51,6 +51,7 @@ type reader interface {
 	OpenConns(chosen func(netip.Addr) bool) ([]datapath.OpenConn, error)
 	Entries(list datapath.List) ([]datapath.Entry, error)
 	CheckAt(addr netip.Addr, local netip.AddrPort) (datapath.Verdict, error)
+	Strikes(addr netip.Addr) (map[string]uint64, error)
 	Covering(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
 	Listed(list datapath.List, prefix netip.Prefix) (*datapath.Entry, error)
 	OperatorEntry(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
@@ -62,6 +63,7 @@ type writer interface {
 	Rollback(n int, by string) (*policy.Policy, error)
 	Add(list datapath.List, entries []datapath.Entry) error
 	Remove(list datapath.List, prefixes []netip.Prefix) (removed int, err error)
+	LiftBans() (lifted int, err error)
 	Forget(addr netip.Addr) error
 	SetSysctls() ([]datapath.Unanswered, error)
 }

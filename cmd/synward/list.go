@@ -175,20 +175,58 @@ func (l list) wayOff(list string, e datapath.Entry) string {
 }
 
 func (l list) rmCommand() *cobra.Command {
-	force := false
+	force, origin := false, ""
 	cmd := &cobra.Command{
 		Use: "rm PREFIX...", Short: "Take addresses or prefixes off the " + l.title,
 		Long: "Take addresses or prefixes off the " + l.title + ". What the policy names stays until a policy without it is\n" +
 			"applied: exit code 1." + map[datapath.List]string{datapath.Allow: "\n\n" +
-			"An entry that keeps somebody who is logged in by SSH from being locked out is not taken off (exit code 5)."}[l.id],
+			"An entry that keeps somebody who is logged in by SSH from being locked out is not taken off (exit code 5).",
+			datapath.Block: "\n\nA ban that is taken off is forgotten: the next one is as long as a first. --origin auto lifts all bans."}[l.id],
 		Example: "  synward " + l.name + " rm 192.0.2.1 2001:db8::/48",
-		Args:    someArgs("a prefix"),
-		RunE:    l.asRoot(func(_ *cobra.Command, args []string) error { return l.rm(args, force) }),
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case origin == "":
+				return someArgs("a prefix")(cmd, args)
+			case origin != datapath.OriginAuto:
+				return usagef("there is no --origin %q to take off; use %s", origin, datapath.OriginAuto)
+			case len(args) > 0:
+				return usagef("--origin %s takes off all bans; leave out %s", origin, args[0])
+			}
+			return nil
+		},
+		RunE: l.asRoot(func(_ *cobra.Command, args []string) error {
+			if origin != "" {
+				return l.rmBans()
+			}
+			return l.rm(args, force)
+		}),
 	}
 	if l.id == datapath.Allow {
 		forceFlag(cmd, &force)
+	} else {
+		cmd.Flags().StringVar(&origin, "origin", "", "take off all entries of this `ORIGIN`: auto, the bans")
 	}
 	return cmd
+}
+
+// rmBans takes off what the data path put there.
+func (l list) rmBans() error {
+	return l.change(func(i instance) error {
+		lifted, err := i.LiftBans()
+		if err != nil {
+			return err
+		}
+		if lifted == 0 {
+			l.say("nobody was banned")
+			return nil
+		}
+		bans := "bans"
+		if lifted == 1 {
+			bans = "ban"
+		}
+		l.say("%d %s lifted", lifted, bans)
+		return nil
+	})
 }
 
 func (l list) rm(args []string, force bool) error {

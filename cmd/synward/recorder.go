@@ -203,6 +203,12 @@ func (i *recorded) Remove(l datapath.List, prefixes []netip.Prefix) (int, error)
 	return removed, err
 }
 
+func (i *recorded) LiftBans() (lifted int, err error) {
+	lifted, err = i.writer.LiftBans()
+	i.r.note(lifted > 0, err)
+	return lifted, err
+}
+
 func (i *recorded) Forget(addr netip.Addr) error {
 	err := i.writer.Forget(addr)
 	i.r.note(true, err)

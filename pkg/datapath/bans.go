@@ -212,6 +212,9 @@ func (i *Instance) forgetBansOf(service uint32) error {
 // loadBan puts a ban back that was kept; one from a service alone only where there is a service of its name. full is 1
 // where it did not fit.
 func (i *Instance) loadBan(e Entry) (full int, err error) {
+	if e.Prefix != strikerOf(e.Prefix.Addr()) {
+		return 0, fmt.Errorf("load ban of %s: it is neither an address of IPv4 nor a /64", e.Prefix)
+	}
 	key := limiterBanKey{Addr: dataAddr(e.Prefix.Addr()), Service: forAll}
 	b := limiterBan{
 		ExpiresNs: dataTime(e.Expires), FadeNs: uint64(max(e.Ban.Fades, 0)), Hits: e.Hits, Service: forAll,

@@ -23,13 +23,20 @@ func (i *Instance) CheckAt(addr netip.Addr, local netip.AddrPort) (Verdict, erro
 		if e == nil {
 			continue
 		}
-		v := Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_ALLOWED], Until: e.Expires, Entry: e}
 		if l == Block {
-			v.Verdict, v.Reason = i.refused(), reasonNames[limiterReasonREASON_BLOCKED]
+			return i.blockedBy(e), nil
 		}
-		return v, nil
+		return Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_ALLOWED], Until: e.Expires, Entry: e}, nil
 	}
 	return i.checkLimits(addr, local)
+}
+
+// blockedBy is the verdict by an entry of the block list; nil is none.
+func (i *Instance) blockedBy(e *Entry) Verdict {
+	if e == nil {
+		return Verdict{}
+	}
+	return Verdict{Verdict: i.refused(), Reason: reasonNames[limiterReasonREASON_BLOCKED], Until: e.Expires, Entry: e}
 }
 
 // refused is what a refusal comes to under the live policy's mode.

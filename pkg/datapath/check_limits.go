@@ -37,6 +37,9 @@ func (i *Instance) checkLimits(source netip.Addr, local netip.AddrPort) (Verdict
 		return Verdict{Verdict: "pass", Reason: reasonNames[limiterReasonREASON_NO_SERVICE]}, nil
 	}
 	s := c.tables.Services[c.slot*uint32(limiterAbiMAX_SERVICES)+uint32(place)]
+	if ban, err := i.banOf(source, s.Id); err != nil || ban != nil {
+		return i.blockedBy(ban), err
+	}
 	if c.in, err = c.sets(); err != nil {
 		return Verdict{}, err
 	}

@@ -5,7 +5,9 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +28,8 @@ type Check struct {
 	Verdict datapath.Verdict
 	// Policy is what is in force.
 	Policy datapath.Policy
+	// Strikes are those that count now, by the name of the limit.
+	Strikes map[string]uint64
 	// Program is how the command is called, as "synward".
 	Program string
 }
@@ -93,6 +97,12 @@ func entryInWords(e datapath.Entry) string {
 	if e.Origin == originPolicy {
 		text += " of the policy"
 	}
+	if e.Ban != nil {
+		text += ", banned"
+		if e.Ban.Only {
+			text += " from " + e.Ban.Service
+		}
+	}
 	if e.By != "" {
 		text += " by " + e.By
 	}
@@ -119,6 +129,9 @@ func (c Check) Text(w io.Writer) error {
 		lines = append(lines, [2]string{"until", fmt.Sprintf("%s (%s)",
 			until.In(c.Now.Location()).Format(time.DateTime), Until(c.Now, until))})
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.Strikes)) {
+		lines = append(lines, [2]string{"strikes", fmt.Sprintf("%d at %s", c.Strikes[name], name)})
+	}
 	if lift := c.Lift(); lift != "" {
 		lines = append(lines, [2]string{"lift", lift})
 	}
@@ -131,6 +144,14 @@ func (c Check) Text(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// strikes are those of all limits.
+func (c Check) strikes() (sum uint64) {
+	for _, n := range c.Strikes {
+		sum += n
+	}
+	return sum
 }
 
 // JSON writes the document of `check`.
@@ -150,8 +171,10 @@ func (c Check) JSON(w io.Writer) error {
 		// Service and Limit are null where a list decides, Limit also where none applies.
 		Service optional `json:"service"`
 		Limit   optional `json:"limit"`
+		// Strikes are those that count now, over all limits that ban.
+		Strikes uint64 `json:"strikes"`
 	}{
 		schema, c.Addr.String(), c.Verdict.Verdict, c.Verdict.Reason, timestamp(c.Verdict.Until), optional(c.Lift()), left,
-		optional(c.Verdict.Service), optional(c.Verdict.LimitName),
+		optional(c.Verdict.Service), optional(c.Verdict.LimitName), c.strikes(),
 	})
 }

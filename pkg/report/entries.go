@@ -35,12 +35,33 @@ func (e Entries) Text(w io.Writer) error {
 	for _, entry := range e.sorted() {
 		cells := []string{policy.FormatPrefix(entry.Prefix)}
 		if e.List == datapath.Block {
-			cells = append(cells, string(entry.Scope))
+			cells = append(cells, scopeInWords(entry))
 		}
 		t.row(append(cells, Until(e.Now, entry.Expires), count(entry.Hits), Ago(e.Now, entry.Created),
 			orDash(entry.Origin), orDash(entry.By), orDash(entry.Reason))...)
 	}
 	return t.write(w)
+}
+
+// scopeInWords is what of a source a block covers: all, new, or what goes to one service.
+func scopeInWords(e datapath.Entry) string {
+	if e.Ban != nil && e.Ban.Only {
+		return "service " + e.Ban.Service
+	}
+	return string(e.Scope)
+}
+
+// blockRow adds what only blocks have.
+func blockRow(row allowJSON, e datapath.Entry) blockJSON {
+	out := blockJSON{allowJSON: row, Scope: string(e.Scope)}
+	if e.Ban == nil {
+		return out
+	}
+	out.Strikes = e.Ban.Strikes
+	if e.Ban.Only {
+		out.Service = &e.Ban.Service
+	}
+	return out
 }
 
 // Plain writes one prefix a line, which `add` and `rm` take as arguments.
@@ -80,7 +101,7 @@ func (e Entries) JSON(w io.Writer) error {
 			Created: timestamp(entry.Created), By: optional(entry.By), Expires: timestamp(entry.Expires), Hits: entry.Hits,
 		}
 		allows = append(allows, row)
-		blocks = append(blocks, blockJSON{allowJSON: row, Scope: string(entry.Scope)})
+		blocks = append(blocks, blockRow(row, entry))
 	}
 	if e.List == datapath.Allow {
 		return writeJSON(w, struct {

@@ -202,6 +202,18 @@ services:
 	golden(t, "source-conns.txt", s.Text)
 }
 
+// bans are entries that only the block list has.
+func bans() []datapath.Entry {
+	ban := func(prefix string, only bool) datapath.Entry {
+		return datapath.Entry{
+			Prefix: netip.MustParsePrefix(prefix), Scope: datapath.ScopeAll, Created: now().Add(-time.Minute), Expires: now().Add(9 * time.Minute),
+			Origin: datapath.OriginAuto, Reason: "5 strikes at web", Hits: 100,
+			Ban: &datapath.Ban{Service: "web", Only: only, Strikes: 5, Repeats: 1, Fades: 10 * time.Minute},
+		}
+	}
+	return []datapath.Entry{ban("203.0.113.7/32", false), ban("2001:db8:5:6::/64", true)}
+}
+
 func entries(list datapath.List) Entries {
 	return Entries{Now: now(), List: list, Entries: []datapath.Entry{
 		{
@@ -224,6 +236,9 @@ func TestEntries(t *testing.T) {
 		golden(t, name+".plain", entries(list).Plain)
 		golden(t, name+"-empty.json", Entries{Now: now(), List: list}.JSON)
 	}
+	banned := Entries{Now: now(), List: datapath.Block, Entries: bans()}
+	golden(t, "block-bans.txt", banned.Text)
+	golden(t, "block-bans.json", banned.JSON)
 }
 
 // What is written plain is what add and rm read.

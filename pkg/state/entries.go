@@ -15,11 +15,16 @@ import (
 
 // An entry is one line of fields with tabs between them:
 //
-//	list prefix scope expires created hits origin by reason
+//	list prefix scope expires created hits origin by reason [service only strikes repeats fades]
 //
-// expires is in UNIX nanoseconds, created in seconds, as the kernel's notes have it; both are 0 where there is none. by
-// and reason are quoted as in Go.
-const entryFields = 9
+// The last five are of bans alone; only is 0 or 1, fades in nanoseconds.
+//
+// expires is in UNIX nanoseconds, created in seconds, as the kernel's notes have it; both are 0 where there is none. by,
+// reason and service are quoted as in Go.
+const (
+	entryFields = 9
+	banFields   = 5
+)
 
 func appendEntry(b []byte, l datapath.List, e datapath.Entry) []byte {
 	b = append(b, l.String()...)
@@ -38,7 +43,33 @@ func appendEntry(b []byte, l datapath.List, e datapath.Entry) []byte {
 	b = append(b, '\t')
 	b = strconv.AppendQuote(b, e.By)
 	b = append(b, '\t')
-	return strconv.AppendQuote(b, e.Reason)
+	b = strconv.AppendQuote(b, e.Reason)
+	if e.Ban == nil {
+		return b
+	}
+	only := 0
+	if e.Ban.Only {
+		only = 1
+	}
+	return fmt.Appendf(b, "\t%q\t%d\t%d\t%d\t%d", e.Ban.Service, only, e.Ban.Strikes, e.Ban.Repeats, e.Ban.Fades)
+}
+
+func parseBan(fields []string) (*datapath.Ban, error) {
+	var b datapath.Ban
+	var failed [5]error
+	var fades int64
+	b.Service, failed[0] = strconv.Unquote(fields[0])
+	b.Only, failed[1] = strconv.ParseBool(fields[1])
+	b.Strikes, failed[2] = strconv.ParseUint(fields[2], 10, 32)
+	b.Repeats, failed[3] = strconv.ParseUint(fields[3], 10, 32)
+	fades, failed[4] = strconv.ParseInt(fields[4], 10, 64)
+	b.Fades = time.Duration(fades)
+	for _, err := range failed {
+		if err != nil {
+			return nil, fmt.Errorf("%w entry: %w", errDamaged, err)
+		}
+	}
+	return &b, nil
 }
 
 func inUnix(t time.Time, in func(time.Time) int64) int64 {
@@ -57,7 +88,7 @@ func timeOf(seconds, ns int64) time.Time {
 
 func parseEntry(line string) (l datapath.List, e datapath.Entry, err error) {
 	fields := strings.Split(line, "\t")
-	if len(fields) != entryFields {
+	if len(fields) != entryFields && len(fields) != entryFields+banFields {
 		return l, e, fmt.Errorf("%w entry: %d fields", errDamaged, len(fields))
 	}
 	if l, e.Prefix, err = parseListed(fields[0], fields[1]); err != nil {
@@ -80,6 +111,11 @@ func parseEntry(line string) (l datapath.List, e datapath.Entry, err error) {
 		return l, e, fmt.Errorf("%w entry: scope %q", errDamaged, e.Scope)
 	}
 	e.Expires, e.Created = timeOf(0, expires), timeOf(created, 0)
+	if len(fields) > entryFields {
+		if e.Ban, err = parseBan(fields[entryFields:]); err != nil {
+			return l, e, err
+		}
+	}
 	return l, e, nil
 }
 

@@ -4,7 +4,9 @@ package state
 
 import (
 	"net/netip"
+	"reflect"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -24,7 +26,15 @@ func anyPrefix() *rapid.Generator[netip.Prefix] {
 }
 
 func anyEntry(t *rapid.T) (datapath.List, datapath.Entry) {
+	var ban *datapath.Ban
+	if rapid.Bool().Draw(t, "banned") {
+		ban = &datapath.Ban{
+			Service: rapid.String().Draw(t, "service"), Only: rapid.Bool().Draw(t, "only"), Strikes: uint64(rapid.Uint32().Draw(t, "strikes")),
+			Repeats: uint64(rapid.Uint32().Draw(t, "repeats")), Fades: time.Duration(rapid.Int64().Draw(t, "fades")),
+		}
+	}
 	return rapid.SampledFrom([]datapath.List{datapath.Allow, datapath.Block}).Draw(t, "list"), datapath.Entry{
+		Ban:     ban,
 		Prefix:  anyPrefix().Draw(t, "prefix"),
 		Scope:   rapid.SampledFrom([]datapath.Scope{datapath.ScopeAll, datapath.ScopeNew}).Draw(t, "scope"),
 		Expires: timeOf(0, rapid.Int64Range(0, 1<<62).Draw(t, "expires")),
@@ -39,7 +49,7 @@ func TestEntryIsReadAsItWasWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l, e := anyEntry(t)
 		gotList, got, err := parseEntry(string(appendEntry(nil, l, e)))
-		if err != nil || gotList != l || got != e {
+		if err != nil || gotList != l || !reflect.DeepEqual(got, e) {
 			t.Fatalf("%v %+v: read as %v %+v, %v", l, e, gotList, got, err)
 		}
 	})
@@ -49,6 +59,9 @@ func TestEntryIsReadAsItWasWritten(t *testing.T) {
 func FuzzEntry(f *testing.F) {
 	f.Add(string(appendEntry(nil, datapath.Block, datapath.Entry{
 		Prefix: netip.MustParsePrefix("192.0.2.0/24"), Scope: datapath.ScopeAll, Origin: "operator",
+	})))
+	f.Add(string(appendEntry(nil, datapath.Block, datapath.Entry{
+		Prefix: netip.MustParsePrefix("192.0.2.1/32"), Scope: datapath.ScopeAll, Origin: "auto", Ban: &datapath.Ban{Service: "web", Strikes: 5},
 	})))
 	f.Fuzz(func(t *testing.T, line string) {
 		l, e, err := parseEntry(line)

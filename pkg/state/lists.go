@@ -179,6 +179,11 @@ func take(out map[listed]*datapath.Entry, step []string) error {
 	return nil
 }
 
+// counts: a ban that has ended says how long the next one is.
+func counts(e datapath.Entry, now time.Time) bool {
+	return e.Ban != nil && e.Ban.Fades > 0 && uint64(now.Sub(e.Expires)/e.Ban.Fades) < e.Ban.Repeats
+}
+
 // eachEntry visits what is saved of the lists and has not ended.
 func (s *Store) eachEntry(h *head, visit func(datapath.List, datapath.Entry) error) error {
 	if h.Lists.File == "" {
@@ -190,7 +195,7 @@ func (s *Store) eachEntry(h *head, visit func(datapath.List, datapath.Entry) err
 	}
 	now := time.Now()
 	show := func(l datapath.List, e datapath.Entry) error {
-		if !e.Expires.IsZero() && !e.Expires.After(now) {
+		if !e.Expires.IsZero() && !e.Expires.After(now) && !counts(e, now) {
 			return nil
 		}
 		return visit(l, e)
@@ -207,8 +212,8 @@ func (s *Store) eachEntry(h *head, visit func(datapath.List, datapath.Entry) err
 		if err != nil {
 			return err
 		}
-		if _, newer := changed[listed{l, e.Prefix}]; newer {
-			continue
+		if _, newer := changed[listed{l, e.Prefix}]; newer && e.Ban == nil {
+			continue // the journal never tells of bans
 		}
 		if err := show(l, e); err != nil {
 			return err

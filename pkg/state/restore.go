@@ -25,12 +25,17 @@ func (s *Store) Fill(i *datapath.Instance, ownPolicy bool) error {
 	if now, _, err := i.Changed(); err != nil || now.Instance == h.Instance {
 		return err // what a killed command left of the same instance: all of it is there
 	}
-	if err := s.fillLists(i, h); err != nil {
+	bans, err := s.fillLists(i, h)
+	if err != nil {
 		return fmt.Errorf("restore lists: %w", err)
 	}
 	kept, err := s.readPolicies(h)
 	if err == nil {
 		err = i.LoadPolicies(kept, !ownPolicy)
+	}
+	// Behind the policies, whose services they name; no packet comes before that.
+	if err := s.load(i, datapath.Block, bans); err != nil {
+		return fmt.Errorf("restore bans: %w", err)
 	}
 	if err != nil {
 		// Better an interface with the lists alone than none: whoever attaches may need it now.
@@ -39,25 +44,36 @@ func (s *Store) Fill(i *datapath.Instance, ownPolicy bool) error {
 	return nil
 }
 
-func (s *Store) fillLists(i *datapath.Instance, h *head) error {
+// fillLists returns the bans, which are still to be loaded.
+func (s *Store) fillLists(i *datapath.Instance, h *head) (bans []datapath.Entry, err error) {
 	waiting := map[datapath.List][]datapath.Entry{}
 	load := func(l datapath.List) error {
-		err := i.Load(l, waiting[l])
+		err := s.load(i, l, waiting[l])
 		waiting[l] = waiting[l][:0]
-		if errors.Is(err, datapath.ErrFull) {
-			s.warn(err.Error())
-			return nil
-		}
 		return err
 	}
-	err := s.eachEntry(h, func(l datapath.List, e datapath.Entry) error {
+	err = s.eachEntry(h, func(l datapath.List, e datapath.Entry) error {
+		if e.Ban != nil {
+			bans = append(bans, e)
+			return nil
+		}
 		waiting[l] = append(waiting[l], e)
 		if len(waiting[l]) < loadAtOnce {
 			return nil
 		}
 		return load(l)
 	})
-	return errors.Join(err, load(datapath.Allow), load(datapath.Block))
+	return bans, errors.Join(err, load(datapath.Allow), load(datapath.Block))
+}
+
+// load warns of what does not fit.
+func (s *Store) load(i *datapath.Instance, l datapath.List, entries []datapath.Entry) error {
+	err := i.Load(l, entries)
+	if errors.Is(err, datapath.ErrFull) {
+		s.warn(err.Error())
+		return nil
+	}
+	return err
 }
 
 // RestoreOptions say what to bring back.
