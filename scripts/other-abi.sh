@@ -52,6 +52,7 @@ edit abi_state.h 's/(struct interface \{\n)(.*?)(\t__u8 name\[16\];\n)/$1$3$2/s'
 edit abi_policy.h 's/(\t__u32 over;\n)(\t__u32 id;\n)/$2$1/'
 edit abi_policy.h 's/(struct service \{\n)(\t__u32 id;\n)(.*?)(\t__u32 flags;\n)/$1$4$3$2/s'
 edit abi_policy.h 's/4096 - 48/2048 - 48/; s/== 4096, "policy_piece"/== 2048, "policy_piece"/'
+edit abi_ban.h 's/(struct ban \{\n)(\t__u64 expires_ns;\n\t__u64 made_ns;\n)(.*?)(\};\n)/$1$3$2$4/s'
 edit abi_conns.h 's/(\t__u64 epoch;\n)(\t__u32 count;\n\t__u32 pad;\n)/$2$1/'
 edit abi_conns.h 's/(\t__u64 refused;[^\n]*\n)(\t__u64 opened;[^\n]*\n)/$2$1/'
 

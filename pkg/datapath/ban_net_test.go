@@ -85,7 +85,7 @@ func (b *bench) helloServer(addr netip.AddrPort) {
 
 // In IPv6 the client in a /64 with the server is protected, so it is the other one that offends.
 //
-// A real client that goes on over its limit is banned by its third strike, though its data follows each ACK at once; a
+// A real client that goes on over its limit is banned by its third strike, whatever of its data is under way; a
 // neighbour of it is not. The ban ends by itself, and the next one is twice as long.
 func TestInsistentClientIsBanned(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode datapath.Mode) {

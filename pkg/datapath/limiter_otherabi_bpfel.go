@@ -53,14 +53,14 @@ type limiterAddr struct {
 
 type limiterBan struct {
 	_         structs.HostLayout
-	ExpiresNs uint64
-	MadeNs    uint64
 	FadeNs    uint64
 	Hits      uint64
 	Repeats   uint32
 	Strikes   uint32
 	Service   uint32
 	Pad       uint32
+	ExpiresNs uint64
+	MadeNs    uint64
 }
 
 type limiterBanKey struct {

@@ -64,6 +64,9 @@ func TestMoveCounts(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("2001:db8::/64"), Expires: time.Now().Add(time.Hour)},
 		{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Expires: time.Now().Add(-time.Hour)},
 	}))
+	banned := netip.MustParseAddr("203.0.113.9")
+	key := limiterBanKey{Addr: dataAddr(banned), Service: forAll}
+	must(t, old.maps.Bans.Put(key, limiterBan{ExpiresNs: monotonicNow() + uint64(time.Hour), Hits: 7, Repeats: 2, Service: forAll}))
 	source := limiterSourceKey{Addr: dataAddr(netip.MustParseAddr("192.0.2.1"))}
 	old.count(t, 10, map[string]uint64{"192.0.2.1/32": 3, "192.0.2.0/24": 4, "2001:db8::/64": 5, "198.51.100.0/24": 6}, source)
 	new.count(t, 1, map[string]uint64{"192.0.2.1/32": 1, "192.0.2.0/24": 1}, source)
@@ -98,11 +101,20 @@ func TestMoveCounts(t *testing.T) {
 	for _, e := range entries {
 		hits[e.Prefix.String()] = e.Hits
 	}
-	if len(hits) != 3 || hits["192.0.2.1/32"] != 4 || hits["192.0.2.0/24"] != 5 || hits["2001:db8::/64"] != 5 {
+	if len(hits) != 4 || hits["203.0.113.9/32"] != 7 || hits["192.0.2.1/32"] != 4 || hits["192.0.2.0/24"] != 5 || hits["2001:db8::/64"] != 5 {
 		t.Errorf("hits %v", hits)
+	}
+	if !(indexHolds(new.tables, banned)) {
+		t.Error("the late ban is not in the index")
 	}
 	// The index and the families let the late entry be found.
 	if e, err := new.Covering(Block, netip.MustParseAddr("2001:db8::1")); err != nil || e == nil || new.control.Families&2 == 0 {
 		t.Errorf("the late entry: %+v %v, families %b", e, err, new.control.Families)
 	}
+}
+
+// indexHolds: a program would look at the lists for an IPv4 address.
+func indexHolds(tables *sharedTables, a netip.Addr) bool {
+	first, _ := span(netip.PrefixFrom(a, 32), indexBits4)
+	return tables.ListIndex[first/64]>>(first%64)&1 != 0
 }
