@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -91,7 +90,7 @@ func (i *Instance) eachBan(want func(limiterBan) bool, visit func(Entry)) error 
 	})
 }
 
-// bansInForce are sorted as made of the walk: by nothing.
+// bansInForce are in no order.
 func (i *Instance) bansInForce() (out []Entry, err error) {
 	now := monotonicNow()
 	err = i.eachBan(func(b limiterBan) bool { return b.inForce(now) }, func(e Entry) { out = append(out, e) })
@@ -319,50 +318,4 @@ func (i *Instance) Strikes(addr netip.Addr) (map[string]uint64, error) {
 		}
 	}
 	return out, nil
-}
-
-// protect writes whom no ban may cover: the host's own addresses, its gateways and resolvers, and who is logged in
-// by SSH. What is there already stays all the while.
-func (i *Instance) protect() error {
-	own, err := OwnAddresses()
-	if err != nil {
-		return fmt.Errorf("find whom no ban may cover: %w", err)
-	}
-	operators, err := Operators()
-	if err != nil {
-		return fmt.Errorf("find whom no ban may cover: %w", err)
-	}
-	for _, op := range operators {
-		own = append(own, netip.PrefixFrom(op.Peer.Addr(), op.Peer.Addr().BitLen()))
-	}
-	keep := map[limiterPrefixKey]bool{}
-	for _, p := range own {
-		if p.Bits() > strikerOf(p.Addr()).Bits() {
-			p = strikerOf(p.Addr())
-		}
-		key := limiterPrefixKey{Prefixlen: uint32(p.Bits() + lpmFamilyBits), Addr: dataAddr(p.Masked().Addr())}
-		if err := i.maps.Protected.Put(key, uint64(1)); err != nil {
-			return fmt.Errorf("protect %s from bans: %w", p, err)
-		}
-		keep[key] = true
-	}
-	var gone []limiterPrefixKey
-	var key limiterPrefixKey
-	var value uint64
-	iter := i.maps.Protected.Iterate()
-	for iter.Next(&key, &value) {
-		if !keep[key] {
-			gone = append(gone, key)
-		}
-	}
-	if err := iter.Err(); err != nil {
-		return fmt.Errorf("read protected: %w", err)
-	}
-	return errors.Join(slices.Collect(func(yield func(error) bool) {
-		for _, key := range gone {
-			if err := i.maps.Protected.Delete(key); err != nil && !isMissing(err) && !yield(err) {
-				return
-			}
-		}
-	})...)
 }

@@ -83,6 +83,7 @@ func (i *Instance) tidy() error {
 	if err := i.settleConns(); err != nil {
 		return err
 	}
+	i.protectLater()
 	if err := i.sweepBans(); err != nil {
 		return err
 	}
