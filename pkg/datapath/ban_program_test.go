@@ -485,3 +485,75 @@ func TestBansAreKept(t *testing.T) {
 	must(t, c.Load(Block, kept))
 	c.ends(hookXDP, o.next(), isChallenged, "of a service that is gone")
 }
+
+// Under `mode: observe` nothing is refused, so nothing strikes.
+func TestObservedProofStrikesNobody(t *testing.T) {
+	limit := banning(1, policy.Ban{After: 1, For: time.Hour})
+	c := newChallengeProgram(t, limit)
+	c.knock()
+	o := c.offend(hookXDP, syn4(), 1)
+	proof := o.proof()
+	c.rules(nil, observing, func(p *policy.Policy) {
+		p.Services = []policy.Service{listening("web", policy.TCP, server4.Port(), server4.Port(), limit)}
+	})
+	must(t, c.ns.Do(func() error {
+		_, _, err := c.program(hookXDP).Test(proof.Bytes())
+		return err
+	}))
+	if got := c.tally(); got != (BanTally{}) {
+		t.Errorf("counted %+v", got)
+	}
+}
+
+// A table that is full of bans in force makes no more, and says so; what has faded makes room with the next command.
+func TestFullTableOfBans(t *testing.T) {
+	c := newChallengeProgram(t, banning(1, policy.Ban{After: 1, For: time.Hour}))
+	c.knock()
+	o := c.offend(hookXDP, syn4(), 1)
+	fill := func(b limiterBan) {
+		t.Helper()
+		n := int(c.maps.Bans.MaxEntries())
+		keys, values := make([]limiterBanKey, n), make([]limiterBan, n)
+		for n := range keys {
+			keys[n], values[n] = limiterBanKey{Addr: dataAddr(netip.AddrFrom4([4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)})), Service: forAll}, b
+		}
+		_, err := c.maps.Bans.BatchUpdate(keys, values, nil)
+		must(t, err)
+	}
+	fill(limiterBan{ExpiresNs: monotonicNow() + uint64(time.Hour), FadeNs: uint64(time.Hour), Repeats: 1})
+	o.strike("the table is full")
+	c.ends(hookXDP, o.next(), isChallenged, "not banned")
+	if got := c.tally(); got.Unfit != 1 || got.Bans != 0 {
+		t.Errorf("counted %+v", got)
+	}
+	must(t, c.sweepBans())
+	o.strike("all of them are in force")
+	if got := c.tally(); got.Unfit != 2 {
+		t.Errorf("counted %+v", got)
+	}
+	fill(limiterBan{ExpiresNs: 1, FadeNs: 1, Repeats: 1})
+	must(t, c.sweepBans())
+	o.strike("there is room")
+	c.ends(hookXDP, o.next(), isBlocked, "banned")
+}
+
+// Strikes are of a limit, and not of what comes after it.
+func TestStrikesEndWithTheirLimit(t *testing.T) {
+	ban := policy.Ban{After: 2, For: time.Hour}
+	c := newChallengeProgram(t, banning(1, ban))
+	c.knock()
+	o := c.offend(hookXDP, syn4(), 1)
+	o.strike("the first limit")
+	id := c.limit(0).Id
+	for _, name := range []string{"gone", "other"} { // an id is free from the next but one policy on
+		c.rules(nil, func(p *policy.Policy) {
+			p.Services = []policy.Service{listening(name, policy.TCP, server4.Port(), server4.Port(), banning(1, ban))}
+		})
+	}
+	if c.limit(0).Id != id {
+		t.Fatalf("the limit has id %d, not %d again", c.limit(0).Id, id)
+	}
+	o = c.offend(hookXDP, syn4(), 1)
+	o.strike("another limit")
+	c.ends(hookXDP, o.next(), isChallenged, "its first strike")
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -206,6 +207,14 @@ func (i *Instance) forgetBans(addr netip.Addr) error {
 // forgetBansOf forgets bans from a service alone that is gone, before another has its id.
 func (i *Instance) forgetBansOf(service uint32) error {
 	return deleteWhere(i.maps.Bans, func(key limiterBanKey, _ limiterBan) bool { return key.Service == service })
+}
+
+// forgetStrikesOf forgets the strikes of limits that are gone, before others have their ids.
+func (i *Instance) forgetStrikesOf(limits []uint32) error {
+	if len(limits) == 0 {
+		return nil
+	}
+	return deleteWhere(i.maps.Strikes, func(key limiterStrikeKey, _ limiterStriker) bool { return slices.Contains(limits, key.Limit) })
 }
 
 // loadBan puts a ban back that was kept; one from a service alone only where there is a service of its name. full is 1

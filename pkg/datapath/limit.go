@@ -52,6 +52,11 @@ func (i *Instance) Policy() (Policy, error) {
 		return Policy{}, err
 	}
 	out.Uncounted = tallies.Uncounted
+	bans, err := i.BanTally()
+	if err != nil {
+		return Policy{}, err
+	}
+	out.Unbanned = bans.Unfit
 	if i.featuresNeeded()&handshakeFeatures != 0 {
 		out.ConnTrouble = i.connTrouble()
 	}

@@ -67,6 +67,9 @@ func (i *Instance) freshen(c *compiled) error {
 	for _, id := range c.freshLimits {
 		i.tables.LimitStates[id] = limiterLimitState{}
 	}
+	if err := i.forgetStrikesOf(c.freshLimits); err != nil {
+		return err
+	}
 	for _, id := range c.freshServices {
 		if err := i.forgetService(id); err != nil {
 			return err

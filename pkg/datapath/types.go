@@ -123,6 +123,8 @@ type Policy struct {
 	Pending *Pending
 	// Uncounted are connections that limits of concurrent ones should have counted, and for which there was no room.
 	Uncounted uint64
+	// Unbanned are bans that were due and for which there was no room.
+	Unbanned uint64
 	// ConnTrouble is why concurrent connections are not counted though a limit asks for it; empty if all is well.
 	ConnTrouble string
 	// Unanswered are interfaces where challenges are not sent though a limit asks for it.

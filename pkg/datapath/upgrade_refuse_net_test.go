@@ -70,11 +70,11 @@ func TestUpgradeRefuses(t *testing.T) {
 		}, "read-only"},
 		"a map that no layout knows": {func(t *testing.T, l *upgradeLab) func() {
 			maps := filepath.Join(l.pinDir, "maps")
-			if err := os.Link(filepath.Join(maps, "locals"), filepath.Join(maps, "bans")); err != nil {
+			if err := os.Link(filepath.Join(maps, "locals"), filepath.Join(maps, "tomorrows")); err != nil {
 				t.Fatal(err)
 			}
 			return nothing
-		}, "bans"},
+		}, "tomorrows"},
 		"an unknown hook": {func(t *testing.T, l *upgradeLab) func() {
 			links := filepath.Join(l.pinDir, "links")
 			if err := os.Link(filepath.Join(l.pinDir, "maps", "locals"), filepath.Join(links, "1-2-egress")); err != nil {

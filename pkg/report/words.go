@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,7 +51,18 @@ func unanswered(p datapath.Policy) (lines []string) {
 }
 
 // Troubles says where limits do not do all that they say, a line for each.
-func Troubles(p datapath.Policy) []string { return append(uncounted(p), unanswered(p)...) }
+func Troubles(p datapath.Policy) []string {
+	return slices.Concat(uncounted(p), unbanned(p), unanswered(p))
+}
+
+// unbanned says in one line that the table of bans was full.
+func unbanned(p datapath.Policy) []string {
+	if p.Unbanned == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s not made, for there was no room: the sources are limited all the same; synward block rm --origin auto lifts all",
+		plural(int(min(p.Unbanned, math.MaxInt)), "ban"))}
+}
 
 // uncounted says in one line what limits of concurrent connections do not see.
 func uncounted(p datapath.Policy) []string {

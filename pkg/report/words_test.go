@@ -3,8 +3,11 @@
 package report
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/synward/synward/pkg/datapath"
 )
 
 func TestDuration(t *testing.T) {
@@ -36,5 +39,14 @@ func TestUntil(t *testing.T) {
 		if got := Until(now(), at); got != want {
 			t.Errorf("%v: got %s, want %s", at, got, want)
 		}
+	}
+}
+
+func TestBansWithoutRoomAreSaid(t *testing.T) {
+	if got := Troubles(datapath.Policy{Unbanned: 1}); len(got) != 1 || !strings.HasPrefix(got[0], "1 ban not made, for there was no room") {
+		t.Errorf("%q", got)
+	}
+	if got := Troubles(datapath.Policy{}); len(got) != 0 {
+		t.Errorf("%q", got)
 	}
 }
