@@ -168,29 +168,42 @@ services:
 	})
 }
 
-// The addresses without which the host is cut off are spared: here the gateway of its default route.
+// The addresses without which the host is cut off are spared: here the gateway of its default route, which may be there
+// when the policy is applied, or come later and be seen by the next command that changes anything.
 func TestGatewayIsNeverBanned(t *testing.T) {
 	f := bothFamilies()["IPv4"]
-	b := newBench(t, testenv.PairOptions{})
-	if err := b.Server.SetSysctl("net.ipv4.tcp_syncookies", "2"); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Server.Command("ip", "route", "add", "default", "via", f.client.String()).Run(); err != nil {
-		t.Fatal(err)
-	}
-	b.attach(datapath.ModeTC, nil)
-	b.apply(sourceBan)
-	to := netip.AddrPortFrom(f.server, 8080)
-	b.helloServer(to)
-	for range 10 {
-		b.insist(f.client, to)
-	}
-	var tally datapath.BanTally
-	b.read(func(i *datapath.Instance) (err error) {
-		tally, err = i.BanTally()
-		return err
-	})
-	if tally.Strikes != 6 || tally.Spared != 2 || tally.Bans != 0 || len(b.bans()) != 0 {
-		t.Errorf("counted %+v, %v", tally, b.tally())
+	for _, later := range []bool{false, true} {
+		b := newBench(t, testenv.PairOptions{})
+		if err := b.Server.SetSysctl("net.ipv4.tcp_syncookies", "2"); err != nil {
+			t.Fatal(err)
+		}
+		route := func() {
+			t.Helper()
+			if err := b.Server.Command("ip", "route", "add", "default", "via", f.client.String()).Run(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !later {
+			route()
+		}
+		b.attach(datapath.ModeTC, nil)
+		b.apply(sourceBan)
+		if later {
+			route()
+			b.block(datapath.Entry{Prefix: netip.MustParsePrefix("198.51.100.1/32")})
+		}
+		to := netip.AddrPortFrom(f.server, 8080)
+		b.helloServer(to)
+		for range 10 {
+			b.insist(f.client, to)
+		}
+		var tally datapath.BanTally
+		b.read(func(i *datapath.Instance) (err error) {
+			tally, err = i.BanTally()
+			return err
+		})
+		if tally.Strikes != 6 || tally.Spared != 2 || tally.Bans != 0 || len(b.bans()) != 0 {
+			t.Errorf("later %v: counted %+v, %v", later, tally, b.tally())
+		}
 	}
 }

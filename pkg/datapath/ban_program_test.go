@@ -554,6 +554,7 @@ func TestStrikesEndWithTheirLimit(t *testing.T) {
 		t.Fatalf("the limit has id %d, not %d again", c.limit(0).Id, id)
 	}
 	o = c.offend(hookXDP, syn4(), 1)
+	o.port = 30_000 // the same SYN has the same cookie, which strikes once
 	o.strike("another limit")
 	c.ends(hookXDP, o.next(), isChallenged, "its first strike")
 }
