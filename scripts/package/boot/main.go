@@ -26,8 +26,8 @@ func main() {
 
 func run(args []string) error {
 	switch {
-	case len(args) == 2 && args[0] == "listen":
-		return listen(args[1])
+	case len(args) >= 2 && args[0] == "listen":
+		return listen(args[1:])
 	case len(args) == 4 && args[0] == "hammer":
 		return hammer(args[1], args[2], args[3])
 	case len(args) == 3 && args[0] == "dial":
@@ -39,7 +39,7 @@ func run(args []string) error {
 	case len(args) == 1 && args[0] == "stage":
 		return stage()
 	}
-	return errors.New("usage: boot listen ADDR | dial FROM TO | hammer FROM TO FILE | stage")
+	return errors.New("usage: boot listen ADDR... | dial FROM TO | hammer FROM TO FILE | stage")
 }
 
 // stage does what this boot is for, and has the machine go on to the next or off.

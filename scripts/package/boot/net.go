@@ -22,11 +22,19 @@ const (
 )
 
 // listen accepts connections and closes them, until it is killed.
-func listen(addr string) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
+func listen(addrs []string) error {
+	ended := make(chan error, len(addrs))
+	for _, addr := range addrs {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		go func() { ended <- accept(l) }()
 	}
+	return <-ended
+}
+
+func accept(l net.Listener) error {
 	for {
 		c, err := l.Accept()
 		if err != nil {

@@ -23,6 +23,9 @@ services:
   - name: web
     listen: [8080/tcp]
     limits: [{per: source, new: 1/h}]
+  - name: login
+    listen: [8081/tcp]
+    limits: [{per: source, new: 1/h, over: challenge, ban: {after: 2, within: 1h, for: 1h}}]
 block: [198.51.100.0/28]
 `
 
@@ -58,7 +61,8 @@ func first() error {
 		"dpkg -i /root/synward.deb",
 		"systemctl is-enabled synward-restore.service",
 		"systemctl is-active synward-restore.service",
-		"ip link add late0 type veth peer name late1",
+		addLate,
+		"echo 2 >/proc/sys/net/ipv4/tcp_syncookies",
 		"synward attach srv0 -f /etc/policy.yaml",
 		"synward attach late0 --mode tc",
 		"synward block add "+hammerFrom+" --for 1h --reason 'hammers'",
@@ -74,13 +78,17 @@ func first() error {
 	if err != nil {
 		return err
 	}
+	// Behind the last command that saves: the ban comes back because the unit saves at shutdown.
+	if err := offend(); err != nil {
+		return err
+	}
 	// The last, because the next boot tells by it that there was this one.
 	return script("synward block list -o json >"+kept+"/new", "sync", "mv "+kept+"/new "+kept+"/blocks.json", "sync")
 }
 
 func second() error {
 	for _, look := range []func() error{
-		restoreCameFirst, listsCameBack, policyCameBack, firstPacketWasJudged, limitHolds, lateInterface, noUnitFailed, historyIsThere,
+		restoreCameFirst, listsCameBack, policyCameBack, firstPacketWasJudged, limitHolds, lateInterface, banHolds, noUnitFailed, historyIsThere,
 	} {
 		if err := look(); err != nil {
 			return err
@@ -133,8 +141,8 @@ func listsCameBack() error {
 		return err
 	}
 	after, err := blocks(now)
-	if err != nil || len(after) != len(before) || len(after) != 5 {
-		return fmt.Errorf("%d blocks came back of %d, want 5: %v", len(after), len(before), err)
+	if err != nil || len(after) != len(before) || len(after) != 6 {
+		return fmt.Errorf("%d blocks came back of %d, want 6: %v", len(after), len(before), err)
 	}
 	for i, was := range before {
 		if err := same(was, after[i]); err != nil {

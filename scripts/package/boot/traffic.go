@@ -108,7 +108,7 @@ func limitHolds() error {
 // lateInterface: what comes after the network is attached by its unit, as it was before: by TC, whose modules the
 // kernel has to load for it. What was never attached is left alone.
 func lateInterface() error {
-	if err := script("ip link add late0 type veth peer name late1", "ip link add stranger0 type veth peer name stranger1"); err != nil {
+	if err := script(addLate, "ip link add stranger0 type veth peer name stranger1"); err != nil {
 		return err
 	}
 	err := waitFor("late0 to be attached", func() (bool, error) {
