@@ -40,13 +40,16 @@ _Static_assert(sizeof(struct strike_key) == 24, "strike_key");
 
 /*
  * word: when the window began, in milliseconds (48 bits), and the strikes in it (16). proofs are the cookies that
- * struck last, by some of their bits: each strikes once, however often it is sent.
+ * struck last, less the client's sequence number, round about: each strikes once, however often it is sent. next
+ * is the number of the next.
  */
 struct striker {
 	__u64 word;
 	__u32 proofs[STRIKE_PROOFS];
+	__u32 next;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct striker) == 72, "striker");
+_Static_assert(sizeof(struct striker) == 80, "striker");
 
 /* service: the id of the only one that is kept from the source, or BAN_FROM_ALL. */
 struct ban_key {

@@ -159,7 +159,7 @@ struct counts {
 	struct quic_key quic;
 	struct challenge challenge;
 	__u32 refused_by; /* the limit that refused last: id of the service << 8 | its number there */
-	__u32 proof; /* the cookie of the proof that is judged */
+	__u32 proof; /* the cookie of the proof that is judged, less its sequence number */
 	struct counter by_end[REASON_COUNT * ACTION_COUNT];
 	struct counter near_limits[NEAR_IDS];
 	struct counter near_services[NEAR_IDS];

@@ -38,11 +38,48 @@ static __always_inline void charge_guess(struct packet *p, __u64 now)
 	meter_charge(l, hash_addr(l, &p->src, l->seed), now, l->cost);
 }
 
-/* What is sent behind a proof that struck carries its cookie too. Of two CPUs that meet it at once one sees it as new. */
+/*
+ * Whether a proof has not struck before: what is sent behind it carries its cookie too. A cookie is the client's
+ * sequence number and a number of the tuple and the minute, with the index of an MSS below 4; so whoever has seen one
+ * knows the cookies for all sequence numbers, and their difference is what counts. Worst case: connections from one
+ * port to another strike once a minute.
+ */
+struct proof_try {
+	struct striker *of;
+	__u32 proof;
+	__u32 is_new;
+};
+
+static long proof_step(__u32 index, void *ctx)
+{
+	struct proof_try *t = ctx;
+	__u32 at = *(volatile __u32 *)&t->of->next & (STRIKE_PROOFS - 1), oldest = 0;
+
+	for (__u32 n = 0; n < STRIKE_PROOFS; n++) {
+		__u32 seen = *(volatile __u32 *)&t->of->proofs[n];
+
+		if (seen - t->proof + 3 <= 6)
+			return 1;
+		if (n == at)
+			oldest = seen;
+	}
+	/* Of two CPUs that meet one proof at once both are here with the same place, and one comes back. */
+	if (__sync_val_compare_and_swap(&t->of->proofs[at], oldest, t->proof) != oldest)
+		return 0;
+	__sync_fetch_and_add(&t->of->next, 1);
+	t->is_new = 1;
+	return 1;
+}
+
+/* Worst case: a CPU that loses every try has not struck. */
+#define STRIKE_TRIES 64
+
 static __always_inline bool proof_is_new(struct striker *s, __u32 proof)
 {
-	return __sync_lock_test_and_set(&s->proofs[proof >> 8 & (STRIKE_PROOFS - 1)], proof) !=
-	       proof;
+	struct proof_try t = { .of = s, .proof = proof };
+
+	bpf_loop(STRIKE_TRIES, proof_step, &t, 0);
+	return t.is_new;
 }
 
 struct strike_try {
@@ -85,9 +122,6 @@ static __always_inline struct striker *strikes_of(const struct packet *p, __u32 
 	bpf_map_update_elem(&strikes, &key, &no_strikes, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&strikes, &key);
 }
-
-/* Worst case: a CPU that loses every try has not struck. */
-#define STRIKE_TRIES 64
 
 /*
  * One strike of p's source against a limit, for the proof that own_counts holds. 1: it is the last, and a ban is due,

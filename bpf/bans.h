@@ -5,6 +5,7 @@
 
 #include "lists.h"
 #include "service.h"
+#include "sets.h"
 
 /* An IPv6 customer has a /64. */
 static __always_inline void cut_to_striker(struct addr *a)
@@ -15,14 +16,11 @@ static __always_inline void cut_to_striker(struct addr *a)
 	a->word[3] = 0;
 }
 
-static __always_inline bool ban_holds(const struct ban_key *key, __u64 now)
+static __always_inline struct ban *ban_in_force(const struct ban_key *key, __u64 now)
 {
 	struct ban *b = bpf_map_lookup_elem(&bans, key);
 
-	if (!b || *(volatile __u64 *)&b->expires_ns <= now)
-		return false;
-	__sync_fetch_and_add(&b->hits, 1);
-	return true;
+	return b && *(volatile __u64 *)&b->expires_ns > now ? b : NULL;
 }
 
 /* What has no ports is for no service. */
@@ -36,22 +34,32 @@ static __always_inline const struct service *service_asked(const struct packet *
 	return service_at(slot, listen_of(p, slot));
 }
 
+/* Whom a service allows keeps that service, whatever he did at another. */
+static __always_inline bool allowed_by(const struct service *s, const struct packet *p, __u32 slot)
+{
+	return features & FEATURE_SETS && s->flags & SERVICE_SETS && sets_of(p, slot) & s->allow;
+}
+
 /* Only where the index says that a list may hold the source. Bans outlive the policy that made them. */
 __noinline int banned(const struct packet *p, __u32 slot, __u64 now)
 {
 	struct ban_key key = {};
 	const struct service *s;
+	struct ban *b;
 
 	if (!p)
 		return 0;
 	key.addr = p->src;
 	cut_to_striker(&key.addr);
 	key.service = BAN_FROM_ALL;
-	if (ban_holds(&key, now))
-		return 1;
+	b = ban_in_force(&key, now);
 	s = service_asked(p, slot);
-	if (!s)
+	if (!b && s) {
+		key.service = s->id;
+		b = ban_in_force(&key, now);
+	}
+	if (!b || (s && allowed_by(s, p, slot)))
 		return 0;
-	key.service = s->id;
-	return ban_holds(&key, now);
+	__sync_fetch_and_add(&b->hits, 1);
+	return 1;
 }

@@ -68,7 +68,7 @@ static __always_inline int proof_kind(void *ctx, struct packet *p, const struct 
 		charge_guess(p, coarse_ns());
 		return KIND_ESTABLISHED;
 	}
-	mine->proof = tcp->ack;
+	mine->proof = bpf_ntohl(tcp->ack) - bpf_ntohl(tcp->seq);
 	return KIND_PROOF;
 }
 

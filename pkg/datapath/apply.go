@@ -19,6 +19,8 @@ type ApplyOptions struct {
 	Confirm time.Duration
 	// By is who applies it, kept for people.
 	By string
+	// restored: better bans that may cover anybody for a while than no limits after a reboot.
+	restored bool
 }
 
 // Apply puts a policy in force in one step: it is written beside the one in force, then one word is flipped.
@@ -46,7 +48,7 @@ func (i *Instance) Apply(o ApplyOptions) error {
 		return err
 	}
 	next := live{generation: i.nextGeneration(monotonicNow())}
-	if err := i.prepare(c, next.generation, o.By); err != nil {
+	if err := i.prepare(c, next.generation, o); err != nil {
 		return errors.Join(err, i.discard(next.generation), i.settleConns())
 	}
 	if o.Confirm > 0 {
@@ -62,12 +64,12 @@ func (i *Instance) Apply(o ApplyOptions) error {
 }
 
 // prepare writes a policy beside the one in force, and gives every program what it needs for both.
-func (i *Instance) prepare(c *compiled, generation uint16, by string) error {
-	if err := i.write(c, generation, by); err != nil {
+func (i *Instance) prepare(c *compiled, generation uint16, o ApplyOptions) error {
+	if err := i.write(c, generation, o.By); err != nil {
 		return err
 	}
 	if len(c.bans) > 0 {
-		if err := i.protect(); err != nil {
+		if err := i.protect(); err != nil && !o.restored {
 			return err
 		}
 	}

@@ -113,6 +113,11 @@ func (a *attacher) run() error {
 	if err != nil {
 		return err
 	}
+	if left, err := a.placeBans(); err != nil {
+		return err
+	} else if left > 0 {
+		a.result.Warnings = append(a.result.Warnings, fmt.Sprintf("%d saved bans were from services alone that the policy does not have: they are lifted", left))
+	}
 	if err := a.tryModes(); err != nil {
 		if changed && !a.created {
 			return errors.Join(err, a.undoPolicy(old))
@@ -217,6 +222,11 @@ func (a *attacher) keep(at attachment) error {
 	changed, err := a.applyPolicy(old)
 	if err != nil {
 		return err
+	}
+	if left, err := a.placeBans(); err != nil {
+		return err
+	} else if left > 0 {
+		a.result.Warnings = append(a.result.Warnings, fmt.Sprintf("%d saved bans were from services alone that the policy does not have: they are lifted", left))
 	}
 	if err := a.mendEgress(at.key); err != nil {
 		return err

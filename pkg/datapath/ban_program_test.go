@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"testing"
@@ -341,61 +340,6 @@ func (c *challengeProgram) onTwoCPUs(h hook, frames [][]byte) {
 	}
 }
 
-// Nobody is banned by what another sends in his name: SYNs, guessed ACKs, those to other ports or times. Not even
-// where one of the guesses is right, for there were many.
-func TestNobodyIsFramed(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2))
-	c := newChallengeProgram(t, banning(2, policy.Ban{After: 1, For: time.Hour}))
-	c.knock()
-	for _, h := range bothHooks {
-		for _, p := range []tg.Packet{syn4(), syn6()} {
-			c.emptyMeters()
-			c.clearBans()
-			before := c.tally()
-			o := c.offend(h, p, 2)
-			drain(c.tables, c.limit(int(guessesAt)), monotonicNow())
-			right := o.proof()
-			program := c.program(h)
-			must(t, c.ns.Do(func() error {
-				for range 30_000 {
-					o.port++
-					for _, forged := range []tg.Packet{
-						o.syn.With(tg.From(o.port)),
-						right.With(tg.From(o.port), func(p *tg.Packet) { p.Ack = random.Uint32() }),
-						right.With(tg.From(o.port)), right.With(func(p *tg.Packet) { p.Ack += 1 << 24 }),
-					} {
-						if _, _, err := program.Test(forged.Bytes()); err != nil {
-							return err
-						}
-					}
-				}
-				return nil
-			}))
-			c.drainAnswers()
-			c.spendGuesses(p.Src)
-			c.ends(h, right, isOverByProof, "the right one among them")
-			if got := c.tally(); got != before {
-				t.Errorf("%s: counted %+v since %+v", h, got, before)
-			}
-			c.ends(h, o.next(), isChallenged, "after the flood")
-			drain(c.tables, c.limit(int(guessesAt)), monotonicNow())
-			o.strike("of his own, once guesses are few")
-			c.ends(h, o.next(), isBlocked, "banned")
-		}
-	}
-}
-
-// spendGuesses wants the flood to have spent some of a source's budget, and spends what has come back since.
-func (c *challengeProgram) spendGuesses(source netip.Addr) {
-	c.t.Helper()
-	l := c.limit(int(guessesAt))
-	slot := meterSlot(c.tables, l, hashKey(&c.control.Hash, l, source, netip.Addr{}))
-	if slot == nil || level(l, *slot, monotonicNow()) == 0 {
-		c.t.Fatal("no guess was counted")
-	}
-	*slot = *slot&slotTag | (monotonicNow()>>l.UnitShift+(l.Capacity+l.Stale)/2)&slotTAT
-}
-
 // Whom the host cannot do without is refused and never banned; neither is who is allowed.
 func TestBanSparesTheProtected(t *testing.T) {
 	c := newChallengeProgram(t, banning(1, policy.Ban{After: 1, For: time.Hour}))
@@ -480,10 +424,60 @@ func TestBansAreKept(t *testing.T) {
 	c.ends(hookXDP, o.next(), isChallenged, "all are gone")
 	must(t, c.Load(Block, kept))
 	c.ends(hookXDP, o.next(), isBlocked, "it is back")
-	kept[0].Ban.Only, kept[0].Ban.Service = true, "none of this name"
+	kept[0].Ban.Only, kept[0].Ban.Service = true, "none-of-this-name"
 	c.clearBans()
 	must(t, c.Load(Block, kept))
 	c.ends(hookXDP, o.next(), isChallenged, "of a service that is gone")
+	if left, err := c.placeBans(); err != nil || left != 1 {
+		t.Errorf("%d bans without their service, %v", left, err)
+	}
+	// A policy that comes behind the bans brings their services.
+	must(t, c.Load(Block, kept))
+	c.rules(nil, func(p *policy.Policy) {
+		p.Services = []policy.Service{listening("none-of-this-name", policy.TCP, server4.Port(), server4.Port(), limit)}
+	})
+	if left, err := c.placeBans(); err != nil || left != 0 {
+		t.Errorf("%d bans without their service, %v", left, err)
+	}
+	c.ends(hookXDP, o.next(), isBlocked, "its service has come")
+}
+
+// A ban from one service is there again when the service is, and is nobody else's; one from all names no other.
+func TestBansOfAServiceThatGoes(t *testing.T) {
+	only, all := banning(1, policy.Ban{After: 1, For: time.Hour, Scope: policy.BanService}), banning(1, policy.Ban{After: 1, For: time.Hour})
+	c := newChallengeProgram(t, only)
+	web := func(name string, limits ...policy.Limit) {
+		c.rules(nil, func(p *policy.Policy) {
+			p.Services = []policy.Service{listening(name, policy.TCP, server4.Port(), server4.Port(), limits...)}
+		})
+	}
+	c.knock()
+	o := c.offend(hookXDP, syn4(), 1)
+	o.strike("from web alone")
+	web("another", only)
+	c.ends(hookXDP, o.next(), isNew, "another service")
+	web("web", only)
+	c.ends(hookXDP, o.next(), isBlocked, "web is back")
+	web("another", only)
+	web("third", only)
+	web("fourth", only)
+	c.ends(hookXDP, o.next(), isNew, "with the id that web had, or without")
+	for n := range 3 { // an id is free from the next but one policy on
+		web(fmt.Sprintf("fill-%d", n), all)
+	}
+	must(t, c.Forget(o.syn.Src))
+	o = c.offend(hookXDP, syn4(), 1)
+	o.port = 30_000
+	o.strike("from all")
+	for n := range 3 {
+		web(fmt.Sprintf("next-%d", n), all)
+	}
+	entries, err := c.Entries(Block)
+	must(t, err)
+	if len(entries) != 1 || entries[0].Reason != "1 strike" && entries[0].Reason != "1 strike at fill-2" {
+		t.Errorf("entries %+v", entries)
+	}
+	c.ends(hookXDP, o.next(), isBlocked, "banned from all, whatever they are called")
 }
 
 // Under `mode: observe` nothing is refused, so nothing strikes.
@@ -496,10 +490,7 @@ func TestObservedProofStrikesNobody(t *testing.T) {
 	c.rules(nil, observing, func(p *policy.Policy) {
 		p.Services = []policy.Service{listening("web", policy.TCP, server4.Port(), server4.Port(), limit)}
 	})
-	must(t, c.ns.Do(func() error {
-		_, _, err := c.program(hookXDP).Test(proof.Bytes())
-		return err
-	}))
+	c.ends(hookXDP, proof, end{limiterReasonREASON_OVER_NEW, limiterActionACTION_OBSERVE}, "observed")
 	if got := c.tally(); got != (BanTally{}) {
 		t.Errorf("counted %+v", got)
 	}

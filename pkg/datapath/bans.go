@@ -204,9 +204,23 @@ func (i *Instance) forgetBans(addr netip.Addr) error {
 	return err
 }
 
-// forgetBansOf forgets bans from a service alone that is gone, before another has its id.
+// forgetBansOf forgets bans from a service alone that is gone, before another has its id, and where others came from.
+// Worst case: hits of this very moment are lost.
 func (i *Instance) forgetBansOf(service uint32) error {
-	return deleteWhere(i.maps.Bans, func(key limiterBanKey, _ limiterBan) bool { return key.Service == service })
+	now := monotonicNow()
+	renamed := map[limiterBanKey]limiterBan{}
+	err := deleteWhere(i.maps.Bans, func(key limiterBanKey, b limiterBan) bool {
+		// The data path writes only those that have ended, and then writes where it came from too.
+		if b.Service == service && key.Service == forAll && b.inForce(now) {
+			b.Service = forAll
+			renamed[key] = b
+		}
+		return key.Service == service
+	})
+	for key, b := range renamed {
+		err = errors.Join(err, i.maps.Bans.Put(key, b))
+	}
+	return err
 }
 
 // forgetStrikesOf forgets the strikes of limits that are gone, before others have their ids.
@@ -217,8 +231,8 @@ func (i *Instance) forgetStrikesOf(limits []uint32) error {
 	return deleteWhere(i.maps.Strikes, func(key limiterStrikeKey, _ limiterStriker) bool { return slices.Contains(limits, key.Limit) })
 }
 
-// loadBan puts a ban back that was kept; one from a service alone only where there is a service of its name. full is 1
-// where it did not fit.
+// loadBan puts a ban back that was kept; one from a service alone only where there is a service of its name, see
+// placeBans. full is 1 where it did not fit.
 func (i *Instance) loadBan(e Entry) (full int, err error) {
 	if e.Prefix != strikerOf(e.Prefix.Addr()) {
 		return 0, fmt.Errorf("load ban of %s: it is neither an address of IPv4 nor a /64", e.Prefix)
@@ -236,8 +250,11 @@ func (i *Instance) loadBan(e Entry) (full int, err error) {
 			return 0, err
 		}
 	}
+	if e.Ban.Service != "" && b.Service == forAll {
+		i.unplaced = append(i.unplaced, e)
+	}
 	if e.Ban.Only && b.Service == forAll {
-		return 0, nil // the service is gone
+		return 0, nil
 	}
 	if e.Ban.Only {
 		key.Service = b.Service
@@ -250,6 +267,25 @@ func (i *Instance) loadBan(e Entry) (full int, err error) {
 		return 0, fmt.Errorf("load ban of %s: %w", e.Prefix, err)
 	}
 	return 0, nil
+}
+
+// placeBans loads those again whose service has come with the policy since. left are bans from a service alone that
+// there is none of: they are gone.
+func (i *Instance) placeBans() (left int, err error) {
+	again := i.unplaced
+	i.unplaced = nil
+	for _, e := range again {
+		if _, err := i.loadBan(e); err != nil {
+			return left, err
+		}
+	}
+	for _, e := range i.unplaced {
+		if e.Ban.Only {
+			left++
+		}
+	}
+	i.unplaced = nil
+	return left, nil
 }
 
 // sweepBans takes away what has ended and faded, once the table is half full. Worst case: a ban that is made of such

@@ -19,6 +19,9 @@ func banSupported(l policy.Limit) error {
 	case !proves(l):
 		return fail(ErrInvalid, "a ban needs proof of its source, which over this limit (%s, over: %s) nothing asks for yet; "+
 			"use `new` with `over: challenge`, or take `ban` out", l.Kind, l.Over)
+	case l.Prefix.IPv4 < 32 || l.Prefix.IPv6 < 64:
+		return fail(ErrInvalid, "a ban is of one address or /64, and this limit counts a whole %s as one, where one could have another banned; "+
+			"take `ban` out, or write `prefix: {ipv4: 32, ipv6: 64}` in the limit", l.Prefix)
 	case l.Ban.Prefix != policy.PrefixLengths{IPv4: 32, IPv6: 64}:
 		return fail(ErrInvalid, "this version bans addresses of IPv4 and /64s of IPv6 only; write `prefix: {ipv4: 32, ipv6: 64}` in `ban`")
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // protectLater does what protect does where a policy in force bans: addresses and logins change. What cannot be told
@@ -16,52 +17,106 @@ func (i *Instance) protectLater() {
 	}
 }
 
-// protect writes whom no ban may cover: the host's own addresses, its gateways and resolvers, and who is logged in
-// by SSH. What is there already stays all the while.
+// protect writes whom no ban may cover: the host's own addresses, its gateways and resolvers, in each network namespace
+// that an interface is attached in, and who is logged in by SSH. What is there already stays all the while, and where
+// something cannot be told all of it. A ban that covers somebody who comes new is lifted.
 func (i *Instance) protect() error {
-	own, err := OwnAddresses()
+	before, err := i.protectedKeys()
 	if err != nil {
-		return fmt.Errorf("find whom no ban may cover: %w", err)
+		return err
 	}
-	operators, err := Operators()
-	if err != nil {
-		return fmt.Errorf("find whom no ban may cover: %w", err)
-	}
-	for _, op := range operators {
-		own = append(own, netip.PrefixFrom(op.Peer.Addr(), op.Peer.Addr().BitLen()))
-	}
+	found, whole, findErr := i.toProtect()
 	keep := map[limiterPrefixKey]bool{}
-	for _, p := range own {
+	var fresh []netip.Prefix
+	for _, p := range found {
 		if p.Bits() > strikerOf(p.Addr()).Bits() {
 			p = strikerOf(p.Addr())
 		}
 		key := limiterPrefixKey{Prefixlen: uint32(p.Bits() + lpmFamilyBits), Addr: dataAddr(p.Masked().Addr())}
+		if keep[key] = true; before[key] {
+			continue
+		}
 		if err := i.maps.Protected.Put(key, uint64(1)); err != nil {
 			return fmt.Errorf("protect %s from bans: %w", p, err)
 		}
-		keep[key] = true
+		fresh = append(fresh, p)
 	}
-	return i.unprotectBut(keep)
+	if err := i.liftBansIn(fresh); err != nil {
+		return err
+	}
+	if findErr != nil {
+		return fmt.Errorf("find whom no ban may cover: %w", findErr)
+	}
+	if !whole {
+		return nil
+	}
+	return i.unprotectBut(keep, before)
 }
 
-func (i *Instance) unprotectBut(keep map[limiterPrefixKey]bool) error {
-	var gone []limiterPrefixKey
+// toProtect are all that could be told, also with an error. whole: no network namespace was out of reach.
+func (i *Instance) toProtect() (found []netip.Prefix, whole bool, err error) {
+	whole = true
+	add := func() error {
+		own, err := OwnAddresses()
+		found = append(found, own...)
+		return err
+	}
+	err = add()
+	operators, operatorsErr := Operators()
+	for _, op := range operators {
+		found = append(found, netip.PrefixFrom(op.Peer.Addr(), op.Peer.Addr().BitLen()))
+	}
+	all, attachedErr := i.attached()
+	err = errors.Join(err, operatorsErr, attachedErr)
+	own, ownErr := netnsCookie()
+	seen := map[uint64]bool{own: true}
+	for _, at := range all {
+		if seen[at.key.cookie] {
+			continue
+		}
+		seen[at.key.cookie] = true
+		insideErr := at.insideNetns(add)
+		if errors.Is(insideErr, errNetnsGone) {
+			whole, insideErr = false, nil
+		}
+		err = errors.Join(err, insideErr)
+	}
+	return found, whole, errors.Join(err, ownErr)
+}
+
+// liftBansIn ends the bans of whoever is protected from now on.
+func (i *Instance) liftBansIn(prefixes []netip.Prefix) error {
+	if len(prefixes) == 0 {
+		return nil
+	}
+	return deleteWhere(i.maps.Bans, func(key limiterBanKey, b limiterBan) bool {
+		p, ok := b.prefix(key)
+		return ok && slices.ContainsFunc(prefixes, func(one netip.Prefix) bool { return one.Contains(p.Addr()) })
+	})
+}
+
+func (i *Instance) protectedKeys() (map[limiterPrefixKey]bool, error) {
 	var key limiterPrefixKey
 	var value uint64
+	keys := map[limiterPrefixKey]bool{}
 	iter := i.maps.Protected.Iterate()
 	for iter.Next(&key, &value) {
-		if !keep[key] {
-			gone = append(gone, key)
-		}
+		keys[key] = true
 	}
-	err := iter.Err()
-	for _, key := range gone {
+	if err := iter.Err(); err != nil {
+		return nil, fmt.Errorf("read whom no ban may cover: %w", err)
+	}
+	return keys, nil
+}
+
+func (i *Instance) unprotectBut(keep, before map[limiterPrefixKey]bool) (err error) {
+	for key := range before {
+		if keep[key] {
+			continue
+		}
 		if more := i.maps.Protected.Delete(key); more != nil && !isMissing(more) {
-			err = errors.Join(err, more)
+			err = errors.Join(err, fmt.Errorf("clear protected: %w", more))
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("clear protected: %w", err)
-	}
-	return nil
+	return err
 }

@@ -27,6 +27,14 @@ type flood struct {
 // startFlood returns when the first of it was challenged.
 func (b *bench) startFlood(to netip.AddrPort, sources tg.Mix) *flood {
 	b.t.Helper()
+	f := b.sendFlood(to, sources)
+	testenv.WaitFor(b.t, patience, "the flood to be challenged", func() bool { return b.tally()["over_new challenge"] > 1000 })
+	return f
+}
+
+// sendFlood changes the SYNs as options say.
+func (b *bench) sendFlood(to netip.AddrPort, sources tg.Mix, options ...tg.Mutation) *flood {
+	b.t.Helper()
 	index, err := b.ClientIndex()
 	if err != nil {
 		b.t.Fatal(err)
@@ -44,11 +52,10 @@ func (b *bench) startFlood(to netip.AddrPort, sources tg.Mix) *flood {
 	f.ended.Go(func() {
 		f.sent, f.err = tg.Run(ctx, tg.Options{
 			Namespace: b.Client, Ifindex: index, Duration: 2 * time.Minute, Mix: sources,
-			Template: tg.SYN(netip.AddrPortFrom(sources[0].Prefix.Addr(), 1), to).With(tg.MACs(clientMAC, serverMAC)),
+			Template: tg.SYN(netip.AddrPortFrom(sources[0].Prefix.Addr(), 1), to).With(append(options, tg.MACs(clientMAC, serverMAC))...),
 		})
 	})
 	b.t.Cleanup(f.stop)
-	testenv.WaitFor(b.t, patience, "the flood to be challenged", func() bool { return b.tally()["over_new challenge"] > 1000 })
 	return f
 }
 

@@ -189,6 +189,15 @@ func (c *compiled) placeLimits(before predecessor, olds map[uint32]limiterLimit,
 	return nil
 }
 
+// nameOf is the service's that counts under an id.
+func (c *compiled) nameOf(id uint32) string {
+	n := slices.IndexFunc(c.services, func(s limiterService) bool { return s.Id == id })
+	if n < 0 {
+		return ""
+	}
+	return c.names[n]
+}
+
 // finishVerdict: a verdict names its limit, and under `mode: observe` nothing is done.
 func (c *compiled) finishVerdict(l *limiterLimit) {
 	const actions = 7 << uint32(limiterVerdictVERDICT_ACTION_SHIFT)

@@ -360,6 +360,8 @@ type hashTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
 	Proofs [16]uint32
+	Next   uint32
+	Pad    uint32
 }
 
 type hashTestTables struct {

@@ -19,6 +19,8 @@ type Instance struct {
 	// waited: a policy waited for its confirmation when the instance was opened.
 	waited bool
 	log    changeLog
+	// unplaced are bans that were loaded, of services that the policy in force does not have.
+	unplaced []Entry
 }
 
 // newInstance takes over the maps: they are closed with it, and here if it fails.

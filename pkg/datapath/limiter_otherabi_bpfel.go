@@ -654,6 +654,8 @@ type limiterStriker struct {
 	_      structs.HostLayout
 	Word   uint64
 	Proofs [16]uint32
+	Next   uint32
+	Pad    uint32
 }
 
 type limiterTables struct {

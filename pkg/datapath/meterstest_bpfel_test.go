@@ -370,6 +370,8 @@ type metersTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
 	Proofs [16]uint32
+	Next   uint32
+	Pad    uint32
 }
 
 type metersTestTables struct {

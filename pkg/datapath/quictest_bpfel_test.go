@@ -390,6 +390,8 @@ type quicTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
 	Proofs [16]uint32
+	Next   uint32
+	Pad    uint32
 }
 
 type quicTestTables struct {

@@ -125,7 +125,7 @@ func (i *Instance) LoadPolicies(kept []Applied, inForce bool) error {
 	if !inForce {
 		return nil
 	}
-	if err := i.Apply(ApplyOptions{Policy: kept[0].Policy, By: kept[0].By}); err != nil {
+	if err := i.Apply(ApplyOptions{Policy: kept[0].Policy, By: kept[0].By, restored: true}); err != nil {
 		return err
 	}
 	live := i.live().generation

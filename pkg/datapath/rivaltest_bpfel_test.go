@@ -327,6 +327,8 @@ type rivalTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
 	Proofs [16]uint32
+	Next   uint32
+	Pad    uint32
 }
 
 type rivalTestTables struct {

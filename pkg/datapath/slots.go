@@ -71,7 +71,7 @@ func (i *Instance) freshen(c *compiled) error {
 		return err
 	}
 	for _, id := range c.freshServices {
-		if err := i.forgetService(id); err != nil {
+		if err := i.forgetService(id, c.nameOf(id)); err != nil {
 			return err
 		}
 	}

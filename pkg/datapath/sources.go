@@ -96,8 +96,9 @@ func (i *Instance) serviceNames() (map[uint32]string, error) {
 	return names, nil
 }
 
-// forgetService takes the lines of a service that is gone out of the ledger, before another has its id.
-func (i *Instance) forgetService(id uint32) error {
+// forgetService takes the lines of a service that is gone out of the ledger, before another has its id, or one of its
+// name once more.
+func (i *Instance) forgetService(id uint32, next string) error {
 	var name limiterServiceName
 	if err := i.maps.ServiceNames.Lookup(id, &name); err != nil {
 		return fmt.Errorf("read service name: %w", err)
@@ -105,8 +106,10 @@ func (i *Instance) forgetService(id uint32) error {
 	if name.Name[0] == 0 {
 		return nil
 	}
-	if err := i.forgetBansOf(id); err != nil {
-		return err
+	if text(name.Name[:]) != next {
+		if err := i.forgetBansOf(id); err != nil {
+			return err
+		}
 	}
 	var key limiterSourceKey
 	var value limiterSource

@@ -2,7 +2,10 @@
 
 package datapath
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // fillBans carries bans over, and whom none may cover; strikes begin anew.
 func (h *heir) fillBans() error {
@@ -21,7 +24,8 @@ func (h *heir) fillBans() error {
 	return h.protect()
 }
 
-// moveBans moves hits, and adds bans that were made after the copy.
+// moveBans moves hits, and carries over what was made after the copy: bans of those who had none, and of those whose
+// last one had ended.
 func (m countMove) moveBans(to *pinnedMaps) error {
 	own, err := ownLayout()
 	if err != nil {
@@ -45,7 +49,38 @@ func (m countMove) moveBans(to *pinnedMaps) error {
 		}
 		return true, putNew(m.new.Map, newKey, out)
 	}
-	return hashMover{m, keys.convert, add}.run()
+	if err := (hashMover{m, keys.convert, add}).run(); err != nil {
+		return err
+	}
+	return m.renewBans(to, keys, values)
+}
+
+// renewBans: hits are moved, and stay with the ban that takes the place of an ended one.
+func (m countMove) renewBans(to *pinnedMaps, keys, values *copyPlan) error {
+	if to.abi != uint32(limiterAbiABI_VERSION) {
+		return nil // whose layout is not known here: such a ban ends, and the next strikes make another
+	}
+	key, value := make([]byte, keys.size), make([]byte, values.size)
+	return eachBatch(m.old.Map, func(b *rawBatch, n int) error {
+		for j := range n {
+			if err := errors.Join(keys.convert(key, b.key(j)), values.convert(value, b.value(j))); err != nil {
+				return fmt.Errorf("bans: %w", err)
+			}
+			var is limiterBan
+			if err := m.new.Lookup(key, &is); err != nil {
+				continue
+			}
+			was := as[limiterBan](value)
+			if was.ExpiresNs <= is.ExpiresNs {
+				continue
+			}
+			was.Hits = is.Hits
+			if err := m.new.Put(key, was); err != nil {
+				return fmt.Errorf("renew ban: %w", err)
+			}
+		}
+		return nil
+	})
 }
 
 // indexBan sets the ban's bits in maps that no instance is opened on.

@@ -67,6 +67,10 @@ func TestMoveCounts(t *testing.T) {
 	banned := netip.MustParseAddr("203.0.113.9")
 	key := limiterBanKey{Addr: dataAddr(banned), Service: forAll}
 	must(t, old.maps.Bans.Put(key, limiterBan{ExpiresNs: monotonicNow() + uint64(time.Hour), Hits: 7, Repeats: 2, Service: forAll}))
+	// Banned again behind the copy, which holds the ban before: the hits of both count.
+	again := limiterBanKey{Addr: dataAddr(netip.MustParseAddr("203.0.113.10")), Service: forAll}
+	must(t, new.maps.Bans.Put(again, limiterBan{ExpiresNs: 1, Hits: 0, Repeats: 1, Service: forAll}))
+	must(t, old.maps.Bans.Put(again, limiterBan{ExpiresNs: monotonicNow() + uint64(time.Hour), Hits: 9, Repeats: 2, Service: forAll}))
 	source := limiterSourceKey{Addr: dataAddr(netip.MustParseAddr("192.0.2.1"))}
 	old.count(t, 10, map[string]uint64{"192.0.2.1/32": 3, "192.0.2.0/24": 4, "2001:db8::/64": 5, "198.51.100.0/24": 6}, source)
 	new.count(t, 1, map[string]uint64{"192.0.2.1/32": 1, "192.0.2.0/24": 1}, source)
@@ -101,7 +105,7 @@ func TestMoveCounts(t *testing.T) {
 	for _, e := range entries {
 		hits[e.Prefix.String()] = e.Hits
 	}
-	if len(hits) != 4 || hits["203.0.113.9/32"] != 7 || hits["192.0.2.1/32"] != 4 || hits["192.0.2.0/24"] != 5 || hits["2001:db8::/64"] != 5 {
+	if len(hits) != 5 || hits["203.0.113.9/32"] != 7 || hits["203.0.113.10/32"] != 9 || hits["192.0.2.1/32"] != 4 || hits["192.0.2.0/24"] != 5 || hits["2001:db8::/64"] != 5 {
 		t.Errorf("hits %v", hits)
 	}
 	if !(indexHolds(new.tables, banned)) {

@@ -33,13 +33,13 @@ func (s *Store) Fill(i *datapath.Instance, ownPolicy bool) error {
 	if err == nil {
 		err = i.LoadPolicies(kept, !ownPolicy)
 	}
-	// Behind the policies, whose services they name; no packet comes before that.
-	if err := s.load(i, datapath.Block, bans); err != nil {
-		return fmt.Errorf("restore bans: %w", err)
-	}
 	if err != nil {
 		// Better an interface with the lists alone than none: whoever attaches may need it now.
 		s.warn(fmt.Sprintf("the saved policies could not be brought back: %v; they are in %s", err, s.path(headName(h.number))))
+	}
+	// Behind the policies, whose services they name; no packet comes before that.
+	if err := s.load(i, datapath.Block, bans); err != nil {
+		return fmt.Errorf("restore bans: %w", err)
 	}
 	return nil
 }

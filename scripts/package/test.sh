@@ -129,7 +129,7 @@ test_units() {
 	local unit value said
 	clean_root
 	inside dpkg -i "$(copied "$(package v0.9.0 deb)")" >"$work/log" 2>&1 || fail "dpkg -i: $(cat "$work/log")"
-	for unit in synward-restore.service synward-restore@eth0.service; do
+	for unit in synward-restore.service synward-restore@eth0.service synward-save.service; do
 		said=$(inside systemd-analyze verify --man=yes "$unit" 2>&1) || fail "$unit: $said"
 		[ -z "$said" ] || fail "$unit: $said"
 		value=$(exposure "$unit")
@@ -137,6 +137,8 @@ test_units() {
 		echo "$unit: exposure $value of 100"
 		[ "$value" -le "$worst_exposure" ] || fail "$unit: exposure $value tenths, at most $worst_exposure is wanted"
 	done
+	said=$(inside systemd-analyze verify --man=yes synward-save.timer 2>&1) || fail "synward-save.timer: $said"
+	[ -z "$said" ] || fail "synward-save.timer: $said"
 	# A name that is no unit shows that verify can fail.
 	! inside systemd-analyze verify synward-missing.service >/dev/null 2>&1 || fail "systemd-analyze verify finds fault with nothing"
 }
@@ -180,7 +182,8 @@ test_deb() {
 	inside dpkg -i "$(copied "$(package v0.9.0 deb)")" >"$work/log" 2>&1 || fail "dpkg -i: $(cat "$work/log")"
 	says 'v0\.9\.0' inside synward version
 	says '^synward:x:[0-9]+:[0-9]+:.*:/var/lib/synward:.*nologin' inside getent passwd synward
-	there /etc/systemd/system/sysinit.target.wants/synward-restore.service /usr/lib/udev/rules.d/85-synward.rules
+	there /etc/systemd/system/sysinit.target.wants/synward-restore.service /usr/lib/udev/rules.d/85-synward.rules \
+		/etc/systemd/system/timers.target.wants/synward-save.timer
 	says 'in one step' inside man -P cat synward-apply
 	says '' inside logrotate -d /etc/logrotate.d/synward
 	says 'complete .*synward' cat "$root/usr/share/bash-completion/completions/synward"
@@ -209,7 +212,7 @@ test_deb() {
 	first_packet
 	in_force
 	says ' upgrade$' inside synward history
-	gone /etc/systemd/system/sysinit.target.wants/synward-restore.service
+	gone /etc/systemd/system/sysinit.target.wants/synward-restore.service /etc/systemd/system/timers.target.wants/synward-save.timer
 
 	inside dpkg -r synward >"$work/log" 2>&1 || fail "remove: $(cat "$work/log")"
 	! pinned || fail "a removal leaves something attached: $(ls -R "$root/sys/fs/bpf")"

@@ -63,6 +63,8 @@ func first() error {
 		"systemctl is-active synward-restore.service",
 		addLate,
 		"echo 2 >/proc/sys/net/ipv4/tcp_syncookies",
+		"systemctl is-active synward-save.timer",
+		"systemctl start synward-save.service",
 		"synward attach srv0 -f /etc/policy.yaml",
 		"synward attach late0 --mode tc",
 		"synward block add "+hammerFrom+" --for 1h --reason 'hammers'",
@@ -78,7 +80,10 @@ func first() error {
 	if err != nil {
 		return err
 	}
-	// Behind the last command that saves: the ban comes back because the unit saves at shutdown.
+	// Behind all that saves: the ban comes back because the unit saves at shutdown.
+	if err := script("systemctl stop synward-save.timer"); err != nil {
+		return err
+	}
 	if err := offend(); err != nil {
 		return err
 	}
