@@ -32,7 +32,8 @@ struct meter_try {
 /*
  * The debt that was taken over has drained after as much time as a whole burst takes, in which a key that
  * hammers is admitted about burst times: so each admission ends the loan with that probability. A key
- * that pauses ends it when its level is zero.
+ * that pauses ends it when its level is zero. Where it would be a strike to be over no chance decides, and only that ends
+ * it.
  */
 static __always_inline int meter_repaid(const struct meter_try *t)
 {
@@ -66,7 +67,8 @@ static __always_inline int meter_hit(const struct meter_try *t, __u32 way, __u64
 	__u64 level = slot_level(slot, t->now, t->limit->stale);
 	__u64 loan = slot & SLOT_BORROWED;
 
-	if (loan && level && gcra_admits(level, t->cost, t->limit->capacity) && meter_repaid(t))
+	if (loan && level && !(t->limit->over & VERDICT_STRIKE) &&
+	    gcra_admits(level, t->cost, t->limit->capacity) && meter_repaid(t))
 		loan = 0;
 	return meter_swap(t, way, slot, level, loan);
 }

@@ -140,3 +140,39 @@ func TestBanSparesWhomAServiceAllows(t *testing.T) {
 		}
 	}
 }
+
+// The debt of another, whose slot a full table gave away, is nobody's strike, not even by chance.
+func TestAnothersDebtIsNoStrike(t *testing.T) {
+	c := newChallengeProgram(t, banning(3, policy.Ban{After: 1, For: time.Hour}))
+	c.knock()
+	for _, h := range bothHooks {
+		c.emptyMeters()
+		c.clearBans()
+		before := c.tally()
+		o := c.offend(h, syn4(), 3)
+		second := c.limit(int(c.limit(0).Proven))
+		slot := meterSlot(c.tables, second, hashKey(&c.control.Hash, second, o.syn.Src, netip.Addr{}))
+		if slot == nil {
+			t.Fatal("proof charged no slot")
+		}
+		proofs := o.proofs(2 * 60)
+		program := c.program(h)
+		must(t, c.ns.Do(func() error {
+			for n, ack := range proofs {
+				if n%2 == 0 { // room for one more and no second, all of it owed by another
+					*slot = *slot&slotTag | slotBorrowed | (monotonicNow()>>second.UnitShift+second.Capacity-second.Cost*5/4)&slotTAT
+				}
+				if _, _, err := program.Test(ack); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		if got := c.tally(); got != before {
+			t.Errorf("%s: counted %+v since %+v", h, got, before)
+		}
+		// What he owes himself is one.
+		*slot = *slot&slotTag | (monotonicNow()>>second.UnitShift+second.Capacity)&slotTAT
+		o.strike("his own debt")
+	}
+}

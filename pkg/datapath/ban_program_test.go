@@ -463,6 +463,23 @@ func TestBansAreKept(t *testing.T) {
 	c.ends(hookXDP, o.next(), isChallenged, "all are gone")
 	must(t, c.Load(Block, kept))
 	c.ends(hookXDP, o.next(), isBlocked, "it is back")
+	// Made before a boot, and ended so long before that one of two has faded.
+	kept[0].Created = wallTime(0).Add(-time.Hour)
+	c.clearBans()
+	must(t, c.Load(Block, kept))
+	if back := keep(2); back[0].Created.Sub(kept[0].Created).Abs() > time.Second {
+		t.Errorf("made at %s, and back as of %s", kept[0].Created, back[0].Created)
+	}
+	for fades, repeats := range []uint64{2, 1} {
+		old := kept[0]
+		ban := *old.Ban
+		old.Ban = &ban
+		old.Ban.Fades = 1000 * time.Hour // more than this machine is up
+		old.Expires = wallTime(0).Add(-old.Ban.Fades*time.Duration(fades) - time.Hour)
+		c.clearBans()
+		must(t, c.Load(Block, []Entry{old}))
+		keep(repeats)
+	}
 	kept[0].Ban.Only, kept[0].Ban.Service = true, "none-of-this-name"
 	c.clearBans()
 	must(t, c.Load(Block, kept))

@@ -242,8 +242,16 @@ func (i *Instance) loadBan(e Entry) (full int, err error) {
 		ExpiresNs: dataTime(e.Expires), FadeNs: uint64(max(e.Ban.Fades, 0)), Hits: e.Hits, Service: forAll,
 		Repeats: uint32(min(e.Ban.Repeats, uint64(limiterBanSizeBAN_REPEATS))), Strikes: uint32(e.Ban.Strikes),
 	}
-	if !e.Created.IsZero() && e.Created.After(wallTime(0)) {
-		b.MadeNs = dataTime(e.Created)
+	if !e.Created.IsZero() {
+		// Signed: it may have been made before this boot.
+		b.MadeNs = uint64(int64(monotonicNow()) + int64(time.Until(e.Created)))
+	}
+	if off := wallTime(0).Sub(e.Expires); off > 0 && e.Ban.Fades > 0 {
+		// Its end is that of the last boot at the earliest, and what faded until then is taken off here.
+		b.Repeats -= uint32(min(uint64(off/e.Ban.Fades), uint64(b.Repeats)))
+	}
+	if b.Repeats == 0 {
+		return 0, nil
 	}
 	if e.Ban.Service != "" {
 		if b.Service, err = i.serviceID(e.Ban.Service); err != nil {
