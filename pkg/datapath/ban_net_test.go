@@ -25,7 +25,7 @@ services:
 `
 
 // shortBan is how long the first lasts there: on an emulated CPU a command takes seconds, and some come before it ends.
-func shortBan() time.Duration { return time.Duration(often(5, 15)) * time.Second }
+func shortBan() time.Duration { return time.Duration(often(5, 8)) * time.Second }
 
 // bans are the entries of the block list that the data path made.
 func (b *bench) bans() (out []datapath.Entry) {
