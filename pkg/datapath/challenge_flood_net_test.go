@@ -14,7 +14,8 @@ import (
 	tg "github.com/synward/synward/pkg/internal/trafficgen"
 )
 
-// flood is SYNs on their way from the client's namespace to the server, as fast as one CPU makes them, until stop.
+// flood is SYNs on their way from the client's namespace to the server, as fast as one CPU makes them, until stop. On an
+// emulated CPU nothing else would run beside them.
 type flood struct {
 	b      *bench
 	sent   uint64
@@ -51,7 +52,7 @@ func (b *bench) sendFlood(to netip.AddrPort, sources tg.Mix, options ...tg.Mutat
 	f := &flood{b: b, begin: time.Now(), cancel: cancel}
 	f.ended.Go(func() {
 		f.sent, f.err = tg.Run(ctx, tg.Options{
-			Namespace: b.Client, Ifindex: index, Duration: 2 * time.Minute, Mix: sources,
+			Namespace: b.Client, Ifindex: index, Duration: 2 * time.Minute, Mix: sources, Rate: float64(often(0, 20_000)),
 			Template: tg.SYN(netip.AddrPortFrom(sources[0].Prefix.Addr(), 1), to).With(append(options, tg.MACs(clientMAC, serverMAC))...),
 		})
 	})
