@@ -263,3 +263,35 @@ func TestGatewayIsNeverBanned(t *testing.T) {
 		})
 	}
 }
+
+// An instance may have interfaces in several network namespaces. The addresses of all of them are spared, whichever a
+// command runs in.
+func TestAddressesOfEveryNamespaceAreSpared(t *testing.T) {
+	f := bothFamilies()["IPv4"]
+	b := newBench(t, testenv.PairOptions{})
+	if err := b.Server.SetSysctl("net.ipv4.tcp_syncookies", "2"); err != nil {
+		t.Fatal(err)
+	}
+	b.attach(datapath.ModeTC, nil)
+	err := b.Client.Do(func() error {
+		_, err := datapath.Attach(datapath.AttachOptions{PinDir: b.pinDir, Interface: b.ClientIf, Mode: datapath.ModeTC})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.apply(strings.ReplaceAll(sourceBan, "for: 5s", "for: 1h"))
+	to := netip.AddrPortFrom(f.server, 8080)
+	b.helloServer(to)
+	for range 7 { // four that there is room for, and three strikes
+		b.insist(f.client, to)
+	}
+	var tally datapath.BanTally
+	b.read(func(i *datapath.Instance) (err error) {
+		tally, err = i.BanTally()
+		return err
+	})
+	if want := (datapath.BanTally{Strikes: 3, Spared: 1}); tally != want || len(b.bans()) != 0 {
+		t.Errorf("counted %+v, %v, want %+v", tally, b.tally(), want)
+	}
+}
