@@ -42,6 +42,15 @@ func (b *bench) bans() (out []datapath.Entry) {
 	return out
 }
 
+func (b *bench) banTally() (tally datapath.BanTally) {
+	b.t.Helper()
+	b.read(func(i *datapath.Instance) (err error) {
+		tally, err = i.BanTally()
+		return err
+	})
+	return tally
+}
+
 // insist connects once, sends at once, and waits for what comes of it: true where the server answers.
 func (b *bench) insist(from netip.Addr, to netip.AddrPort) bool {
 	b.t.Helper()
@@ -252,12 +261,7 @@ func TestGatewayIsNeverBanned(t *testing.T) {
 			} else {
 				insist(10)
 			}
-			var tally datapath.BanTally
-			b.read(func(i *datapath.Instance) (err error) {
-				tally, err = i.BanTally()
-				return err
-			})
-			if tally != want || len(b.bans()) != 0 {
+			if tally := b.banTally(); tally != want || len(b.bans()) != 0 {
 				t.Errorf("counted %+v, %v, want %+v", tally, b.tally(), want)
 			}
 		})
@@ -286,12 +290,7 @@ func TestAddressesOfEveryNamespaceAreSpared(t *testing.T) {
 	for range 7 { // four that there is room for, and three strikes
 		b.insist(f.client, to)
 	}
-	var tally datapath.BanTally
-	b.read(func(i *datapath.Instance) (err error) {
-		tally, err = i.BanTally()
-		return err
-	})
-	if want := (datapath.BanTally{Strikes: 3, Spared: 1}); tally != want || len(b.bans()) != 0 {
+	if tally, want := b.banTally(), (datapath.BanTally{Strikes: 3, Spared: 1}); tally != want || len(b.bans()) != 0 {
 		t.Errorf("counted %+v, %v, want %+v", tally, b.tally(), want)
 	}
 }
