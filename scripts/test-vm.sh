@@ -8,6 +8,7 @@
 #
 #   SYNWARD_VM_PACKAGES   packages to test (default: the list below)
 #   SYNWARD_VM_ARGS       further arguments for the test binaries, e.g. -test.run=TestMeter
+#   SYNWARD_VM_AGAIN      1: try tests that failed once more, alone
 #   SYNWARD_VM_DIR        where kernels are kept (default: ~/.cache/synward/vm)
 # scripts/vm/guest.py lists the settings of the guest.
 set -euo pipefail

@@ -164,8 +164,10 @@ func TestConcurrentObserves(t *testing.T) {
 				open = append(open, b.dial(b.ClientIP4, server.Addr()))
 			}
 			b.mustCountAt("web", b.ClientIP4, 5)
-			if got := b.packets("over_concurrent"); got != 3 {
-				t.Errorf("%d SYNs were over the limit, want 3", got)
+			// Where the machine stands still, a client sends its SYN again.
+			repeated := b.clientCounter("netstat", "TcpExt:", "TCPSynRetrans")
+			if got := b.packets("over_concurrent"); got < 3 || got > 3+repeated {
+				t.Errorf("%d SYNs were over the limit, want 3, and as many as %d that came again", got, repeated)
 			}
 			for _, conn := range open {
 				_ = conn.Close()
