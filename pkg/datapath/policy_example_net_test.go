@@ -129,8 +129,19 @@ func (w window) refilled(perSecond float64) int {
 	return int(time.Since(w.begin).Seconds()*perSecond) + 1
 }
 
+// mustConnect waits for each, however long that takes.
+func (b *exampleBench) mustConnect(what string, tries tries, source netip.Addr) {
+	b.t.Helper()
+	b.mustBe(what, b.connect(tries, streamPatience, source), tries.count, tries.count)
+}
+
 // connections are made and counted as the server took them: one SYN each, but for what repeated says.
 func (b *exampleBench) connections(tries tries, sources ...netip.Addr) (accepted int) {
+	b.t.Helper()
+	return b.connect(tries, exampleTimeout, sources...)
+}
+
+func (b *exampleBench) connect(tries tries, timeout time.Duration, sources ...netip.Addr) (accepted int) {
 	b.t.Helper()
 	to := b.side.other
 	if tries.named {
@@ -140,7 +151,7 @@ func (b *exampleBench) connections(tries tries, sources ...netip.Addr) (accepted
 	server.Reset()
 	before := b.clientCounter("netstat", "TcpExt:", "TCPSynRetrans")
 	_, err := testenv.Hammer(b.Client, testenv.HammerOptions{
-		Sources: sources, Dst: netip.AddrPortFrom(to, tries.port), Count: tries.count, Rate: tries.rate, Timeout: exampleTimeout,
+		Sources: sources, Dst: netip.AddrPortFrom(to, tries.port), Count: tries.count, Rate: tries.rate, Timeout: timeout,
 	})
 	if err != nil {
 		b.t.Fatal(err)
