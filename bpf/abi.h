@@ -45,7 +45,8 @@ enum feature {
 	FEATURE_PROVEN = 2048, /* a limit that names the source challenges: ACKs are proof */
 	FEATURE_EXEMPT = 4096, /* verified sources pass some limit */
 	FEATURE_BAN = 8192, /* proof that is refused strikes */
-	FEATURE_ALL = 16383,
+	FEATURE_ACKED = 16384, /* at egress: what is acknowledged over some limit strikes */
+	FEATURE_ALL = 32767,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */

@@ -25,12 +25,13 @@ struct ban_term {
 	__u64 within_ms;
 	__u64 for_ms;
 	__u64 max_ms;
+	__u64 every_ms; /* of bytes_out: who stays over strikes once in this time */
 	__u32 after;
 	__u32 growth;
 	__u32 scope;
 	__u32 pad;
 };
-_Static_assert(sizeof(struct ban_term) == 40, "ban_term");
+_Static_assert(sizeof(struct ban_term) == 48, "ban_term");
 
 struct strike_key {
 	struct addr addr;
@@ -41,15 +42,24 @@ _Static_assert(sizeof(struct strike_key) == 24, "strike_key");
 /*
  * word: when the window began, in milliseconds (48 bits), and the strikes in it (16). proofs are the cookies that
  * struck last, less the client's sequence number, round about: each strikes once, however often it is sent. next
- * is the number of the next.
+ * is the number of the next. over_ms is when what was acknowledged struck last.
  */
 struct striker {
 	__u64 word;
+	__u64 over_ms;
 	__u32 proofs[STRIKE_PROOFS];
 	__u32 next;
 	__u32 pad;
 };
-_Static_assert(sizeof(struct striker) == 80, "striker");
+_Static_assert(sizeof(struct striker) == 88, "striker");
+
+/* What of a connection's acknowledged bytes is charged under a policy. Kept in its socket. */
+struct acked {
+	__u64 bytes;
+	__u32 generation;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct acked) == 16, "acked");
 
 /* service: the id of the only one that is kept from the source, or BAN_FROM_ALL. */
 struct ban_key {

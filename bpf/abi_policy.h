@@ -24,7 +24,8 @@ enum hash_key {
  * than a policy: its own TAT, aggregate and counter lie there. proven is the place of its second meter, which only
  * proof of the source charges; 0: it has none. from and except are bits of the sets: a
  * limit applies to sources in one of from (0: all) and none of except. debt is, of bytes_out alone, what may be
- * owed at most, in units: more than a burst, for what was sent is charged in full. Of concurrent connections,
+ * owed at most, in units: more than a burst, for what was sent is charged in full. acked is the place of a meter of the
+ * same limit that only what was acknowledged charges; 0: it bans nobody. Of concurrent connections,
  * capacity is how many there may be, and nothing else of this is used.
  */
 struct limit {
@@ -49,7 +50,8 @@ struct limit {
 	__u64 aggregate_capacity_ns;
 	__u32 mask6[4];
 	__u64 debt;
-	__u64 pad2;
+	__u32 acked;
+	__u32 pad2;
 };
 _Static_assert(sizeof(struct limit) == 128, "limit");
 
@@ -63,6 +65,7 @@ enum service_flag {
 	SERVICE_DROPS =
 		16, /* all its limits are of new connections and drop, the global ones too */
 	SERVICE_BYTES_OUT = 64, /* some limit counts what is sent, of the global ones too */
+	SERVICE_ACKED = 256, /* and some such limit bans: what is acknowledged is counted apart */
 	SERVICE_PLAIN =
 		8, /* at most one limit: per source, new, drop or reset, and no global one */
 };

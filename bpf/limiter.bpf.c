@@ -33,6 +33,7 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 
 #include "journey.h"
 #include "owe.h"
+#include "acked.h"
 #include "sent.h"
 
 /* Names of values that Go needs, kept in the object's BTF though no variable has these types. */
@@ -127,6 +128,6 @@ int synward_out(struct __sk_buff *ctx)
 	if (verdict == REASON_SELF_TEST)
 		count_self_test(&p);
 	if (!verdict && is_counted(&p))
-		charge_sent(&p, wire_bytes(ctx, &p));
+		charge_sent(ctx, &p, wire_bytes(ctx, &p));
 	return TC_ACT_UNSPEC;
 }

@@ -296,6 +296,14 @@ struct {
 	__type(value, struct striker);
 } strikes SEC(".maps");
 
+/* What of a socket's acknowledged bytes is charged, in the socket. No memory: what it downloads never strikes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct acked);
+} acked_sockets SEC(".maps");
+
 /* What each limit's ban is. Written by Go, only in slots that are not live. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -46,7 +46,8 @@ static __always_inline int owe_hit(const struct meter_try *t, __u32 way, __u64 s
 	__u64 level = slot_level(slot, t->now, t->limit->stale);
 	__u64 loan = slot & SLOT_BORROWED;
 
-	if (loan && level && meter_repaid(t))
+	/* No chance decides on a ban: there a loan ends when nothing of it is left. */
+	if (loan && level && !(t->limit->flags & LIMIT_PROVEN) && meter_repaid(t))
 		loan = 0;
 	return owe_swap(t, way, slot, level, loan);
 }

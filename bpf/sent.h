@@ -4,11 +4,11 @@
 /*
  * A packet that leaves, to what it costs whom it goes to: turned round, so that the remote end is the source and
  * the local one the destination, it belongs to the service that its answer would meet, and to those limits of
- * it that count what is sent. Drops nothing and counts under no reason.
+ * it that count what is sent. Who downloads over one that bans is banned here. Drops nothing and counts under no reason.
  */
 
+#include "acked.h"
 #include "journey.h"
-#include "owe.h"
 
 /* Later fragments carry no ports; the first stands for them, see wire_bytes. */
 static __always_inline bool is_counted(const struct packet *p)
@@ -49,12 +49,23 @@ static __always_inline bool is_allowed(const struct packet *p, const struct serv
 	return in & s->allow || (lists_may_hold(&p->src) && lists_allow(p, slot, now));
 }
 
+/* What a limit that bans makes of acknowledged bytes. */
+static __always_inline void charge_acked(const struct limit *l, const struct packet *p,
+					 const struct service *s, __u32 slot, __u64 now,
+					 __u32 bytes)
+{
+	__u32 key = slot << 16 | l->id;
+
+	if (acked_is_over(limit_in(slot, l->acked), p, now, bytes) && strike_by_acked(p, key, now))
+		ban_source(p, key, s->id, now);
+}
+
 /* p is turned round. */
-__noinline int charge_sent(struct packet *p, __u32 bytes)
+__noinline int charge_sent(struct __sk_buff *ctx, struct packet *p, __u32 bytes)
 {
 	const struct service *s;
+	__u32 slot, acked = 0;
 	__u64 now, in = 0;
-	__u32 slot;
 
 	if (!p)
 		return 0;
@@ -68,12 +79,16 @@ __noinline int charge_sent(struct packet *p, __u32 bytes)
 		in = sets_of(p, slot);
 	if (is_allowed(p, s, in, slot, now))
 		return 0;
+	if (COUNTS_ACKED && s->flags & SERVICE_ACKED)
+		acked = newly_acked(ctx, p, policy_at(slot)->generation);
 	for (__u32 n = 0; n < MAX_PACKET_LIMITS; n++) {
 		const struct limit *l = limit_at(s, slot, n);
 
 		if (!l)
 			break;
 		limit_owe(l, p, now, in, bytes);
+		if (COUNTS_ACKED && acked && l->acked && limit_is_of(l, in))
+			charge_acked(l, p, s, slot, now, acked);
 	}
 	return 0;
 }

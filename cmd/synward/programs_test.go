@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -156,6 +157,39 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 	if strconv.Itoa(open) != args[2] {
 		ts.Fatalf("%d of %d connections were made, want %s", open, tries, args[2])
 	}
+}
+
+// download listens on a port in the server's namespace and has the client take all that comes, as fast as it comes,
+// until the script ends.
+func download(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: download PORT")
+	}
+	var l net.Listener
+	ts.Check(inside(ts.Getenv("SERVER"), func() (err error) {
+		l, err = net.Listen("tcp", ":"+args[0])
+		return err
+	}))
+	ts.Defer(func() { l.Close() })
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		ts.Defer(func() { c.Close() })
+		for err == nil {
+			_, err = c.Write(make([]byte, 1<<16))
+		}
+	}()
+	ts.Check(inside(ts.Getenv("CLIENT"), func() error {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(ts.Getenv("SERVER_IP4"), args[0]), scriptDeadline)
+		if err != nil {
+			return err
+		}
+		ts.Defer(func() { c.Close() })
+		go func() { _, _ = io.Copy(io.Discard, c) }()
+		return nil
+	}))
 }
 
 // login runs sshd on a port in the server's namespace, and connects to it from the client's.

@@ -98,7 +98,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"exits": exits, "server": within("SERVER"), "client": within("CLIENT"), "until": until, "serve": serve, "login": login,
-		"reboot": reboot, "damage": damage, "hold": hold,
+		"reboot": reboot, "damage": damage, "hold": hold, "download": download,
 	}
 }
 

@@ -19,6 +19,8 @@ type banMaps struct {
 	BanTerms   *ebpf.Map
 	Protected  *ebpf.Map
 	BanTallies *ebpf.Map
+	// AckedSockets holds nothing that outlives its sockets.
+	AckedSockets *ebpf.Map
 }
 
 func (m *banMaps) byName() map[string]**ebpf.Map {
@@ -28,6 +30,8 @@ func (m *banMaps) byName() map[string]**ebpf.Map {
 		limiterMapBanTerms:   &m.BanTerms,
 		limiterMapProtected:  &m.Protected,
 		limiterMapBanTallies: &m.BanTallies,
+
+		limiterMapAckedSockets: &m.AckedSockets,
 	}
 }
 
@@ -71,8 +75,8 @@ func (b limiterBan) entry(key limiterBanKey, p netip.Prefix, names map[uint32]st
 			Service: service, Only: key.Service != forAll, Strikes: uint64(b.Strikes), Repeats: uint64(b.Repeats), Fades: time.Duration(b.FadeNs),
 		},
 	}
-	if b.MadeNs != 0 {
-		e.Created = wallTime(b.MadeNs)
+	if b.MadeNs != 0 { // of one look at the clock, or the time between them would be another
+		e.Created = e.Expires.Add(-time.Duration(b.ExpiresNs - b.MadeNs))
 	}
 	return e
 }

@@ -5,6 +5,7 @@ package datapath
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -13,15 +14,18 @@ import (
 )
 
 // banSupported refuses bans for which no strike would ever come: only a limit that challenges whom it names gets proof
-// of its source.
+// of its source, and one of bytes_out, of what is acknowledged.
 func banSupported(l policy.Limit) error {
 	switch {
-	case !proves(l):
+	case !proves(l) && l.Kind != policy.KindBytesOut:
 		return fail(ErrInvalid, "a ban needs proof of its source, which over this limit (%s, over: %s) nothing asks for yet; "+
 			"use `new` with `over: challenge`, or take `ban` out", l.Kind, l.Over)
-	case l.Prefix.IPv4 < 32 || l.Prefix.IPv6 < 64:
+	case l.Kind == policy.KindNew && (l.Prefix.IPv4 < 32 || l.Prefix.IPv6 < 64):
 		return fail(ErrInvalid, "a ban is of one address or /64, and this limit counts a whole %s as one, where one could have another banned; "+
 			"take `ban` out, or write `prefix: {ipv4: 32, ipv6: 64}` in the limit", l.Prefix)
+	case l.Kind == policy.KindBytesOut && (l.Ban.After-1) >= ceilDiv(uint64(l.Ban.Within), uint64(l.Rate.Period)):
+		return fail(ErrInvalid, "who is over %s strikes once in the period of its rate, %s, so %d strikes never come in the time of `within`; "+
+			"make it longer, or `after` smaller", l.Kind, policy.FormatByteRate(l.Rate), l.Ban.After)
 	case l.Ban.Prefix != policy.PrefixLengths{IPv4: 32, IPv6: 64}:
 		return fail(ErrInvalid, "this version bans addresses of IPv4 and /64s of IPv6 only; write `prefix: {ipv4: 32, ipv6: 64}` in `ban`")
 	}
@@ -33,15 +37,54 @@ func (c *compiled) strikes(l policy.Limit) bool {
 	return l.Ban != nil && c.source.Mode != policy.Observe
 }
 
-func compileBan(b *policy.Ban) limiterBanTerm {
+func compileBan(l policy.Limit) limiterBanTerm {
+	b := l.Ban
 	scope := limiterBanScopeBAN_GLOBAL
 	if b.Scope == policy.BanService {
 		scope = limiterBanScopeBAN_SERVICE
 	}
 	return limiterBanTerm{
 		WithinMs: milliseconds(b.Within), ForMs: milliseconds(b.For), MaxMs: milliseconds(b.Max),
-		After: uint32(b.After), Growth: uint32(math.Round(b.Growth * 100)), Scope: uint32(scope),
+		EveryMs: milliseconds(l.Rate.Period),
+		After:   uint32(b.After), Growth: uint32(math.Round(b.Growth * 100)), Scope: uint32(scope),
 	}
+}
+
+// bansByAcked: a limit with a second meter, which only what is acknowledged charges.
+func (c *compiled) bansByAcked(l policy.Limit) bool {
+	return c.strikes(l) && l.Kind == policy.KindBytesOut
+}
+
+// bansByProof: the answer to a challenge may be a strike.
+func (c *compiled) bansByProof() bool {
+	return slices.ContainsFunc(everyLimit(c.source), func(l policy.Limit) bool { return c.strikes(l) && proves(l) })
+}
+
+// addAcked adds the second meters of limits of bytes_out that ban, in regions of their own as those of proof. Whoever
+// is banned has downloaded a whole burst himself, so no prefix is wider than a striker. They hold a burst at most: a ban
+// is for what goes on, and not for what is owed.
+func (c *compiled) addAcked(p *policy.Policy) error {
+	for place, l := range everyLimit(p) {
+		if !c.bansByAcked(l) {
+			continue
+		}
+		first, at := c.limits[uint32(place)], uint32(len(c.limits))
+		if at >= firstAnswerAt {
+			return fail(ErrInvalid, "too many limits of bytes_out that ban; each takes the room of two")
+		}
+		l.Prefix = policy.PrefixLengths{IPv4: 32, IPv6: max(l.Prefix.IPv6, 64)}
+		one, err := compileLimit(l)
+		if err != nil {
+			return err
+		}
+		one.From, one.Except = first.From, first.Except
+		one.Flags |= uint32(limiterLimitFlagLIMIT_PROVEN)
+		one.Debt = one.Capacity
+		first.Acked = at
+		c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
+		c.identity[at] = "acked " + c.identity[uint32(place)]
+	}
+	return nil
 }
 
 func milliseconds(d time.Duration) uint64 { return uint64(d / time.Millisecond) }

@@ -9,10 +9,13 @@ import (
 	"slices"
 )
 
+// banFeatures are those of policies that ban somebody.
+const banFeatures = uint32(limiterFeatureFEATURE_BAN | limiterFeatureFEATURE_ACKED)
+
 // protectLater does what protect does where a policy in force bans: addresses and logins change. What cannot be told
 // now stays as it was, for a command that lifts a ban must not fail for it; apply says so.
 func (i *Instance) protectLater() {
-	if i.headInForce().Features&uint32(limiterFeatureFEATURE_BAN) != 0 {
+	if i.headInForce().Features&banFeatures != 0 {
 		_ = i.protect()
 	}
 }

@@ -96,6 +96,9 @@ func compile(p *policy.Policy, before predecessor) (*compiled, error) {
 	if err := c.addProven(p); err != nil {
 		return nil, err
 	}
+	if err := c.addAcked(p); err != nil {
+		return nil, err
+	}
 	c.head.Limits = uint32(len(c.limits))
 	if err := c.addAnswers(); err != nil {
 		return nil, err
@@ -141,7 +144,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
 	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
 	sets := out.Allow != 0
-	volume, sent, drops, proven, concurrent := false, false, true, false, 0
+	volume, sent, acked, drops, proven, concurrent := false, false, false, true, false, 0
 	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
 		if i < len(s.Limits) {
 			if err := add(l, s.Name); err != nil {
@@ -152,6 +155,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		sets = sets || !l.From.IsEmpty() || !l.Except.IsEmpty()
 		volume = volume || l.Kind == policy.KindPackets || l.Kind == policy.KindBytesIn
 		sent = sent || l.Kind == policy.KindBytesOut
+		acked = acked || c.bansByAcked(l)
 		proven = proven || proves(l)
 		drops = drops && l.Over == policy.OverDrop && l.Kind == policy.KindNew
 		if l.Kind == policy.KindConcurrent {
@@ -168,6 +172,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
 		limiterServiceFlagSERVICE_DROPS: drops, limiterServiceFlagSERVICE_BYTES_OUT: sent,
 		limiterServiceFlagSERVICE_CONCURRENT: concurrent > 0, limiterServiceFlagSERVICE_PROVES: proven,
+		limiterServiceFlagSERVICE_ACKED: acked,
 	} {
 		if on {
 			out.Flags |= uint32(flag)
@@ -197,7 +202,7 @@ func (c *compiled) addLimit(l policy.Limit, service string, members *memberBits)
 	c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
 	c.identity[at] = identify(l, service)
 	if c.strikes(l) {
-		c.bans[at] = compileBan(l.Ban)
+		c.bans[at] = compileBan(l)
 	}
 	return one, nil
 }
@@ -248,7 +253,8 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 	_, need[limiterFeatureFEATURE_RESET] = c.limits[answerSourceAt]
 	_, need[limiterFeatureFEATURE_CHALLENGE] = c.limits[challengeSourceAt]
 	need[limiterFeatureFEATURE_PROVEN] = c.proves()
-	need[limiterFeatureFEATURE_BAN] = len(c.bans) > 0
+	need[limiterFeatureFEATURE_BAN] = c.bansByProof()
+	need[limiterFeatureFEATURE_ACKED] = slices.ContainsFunc(everyLimit(p), c.bansByAcked)
 	need[limiterFeatureFEATURE_EXEMPT] = slices.ContainsFunc(everyLimit(p), func(l policy.Limit) bool { return l.Exempt != "" })
 	if p.OnTableFull == policy.TableFullChallenge && need[limiterFeatureFEATURE_CHALLENGE] {
 		c.head.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_CHALLENGE)

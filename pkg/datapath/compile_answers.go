@@ -68,7 +68,7 @@ func (c *compiled) addAnswers() error {
 			needed |= limiterFeatureFEATURE_RESET
 		}
 	}
-	if len(c.bans) > 0 {
+	if c.bansByProof() {
 		needed |= limiterFeatureFEATURE_BAN
 	}
 	for _, a := range answers() {

@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type hashTestAcked struct {
+	_          structs.HostLayout
+	Bytes      uint64
+	Generation uint32
+	Pad        uint32
+}
+
 type hashTestAddr struct {
 	_      structs.HostLayout
 	Family uint32
@@ -50,6 +57,7 @@ type hashTestBanTerm struct {
 	WithinMs uint64
 	ForMs    uint64
 	MaxMs    uint64
+	EveryMs  uint64
 	After    uint32
 	Growth   uint32
 	Scope    uint32
@@ -252,7 +260,8 @@ type hashTestLimit struct {
 	AggregateCapacityNs uint64
 	Mask6               [4]uint32
 	Debt                uint64
-	Pad2                uint64
+	Acked               uint32
+	Pad2                uint32
 }
 
 type hashTestListEntry struct {
@@ -359,6 +368,7 @@ type hashTestStrikeKey struct {
 type hashTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
+	OverMs uint64
 	Proofs [16]uint32
 	Next   uint32
 	Pad    uint32
@@ -403,7 +413,8 @@ type hashTestTables struct {
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
 		Debt                uint64
-		Pad2                uint64
+		Acked               uint32
+		Pad2                uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -424,6 +435,7 @@ type hashTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	hashTestMapAckedSockets      = "acked_sockets"
 	hashTestMapAllowHosts        = "allow_hosts"
 	hashTestMapAllowPrefixes     = "allow_prefixes"
 	hashTestMapBanTallies        = "ban_tallies"
@@ -521,6 +533,7 @@ type hashTestProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type hashTestMapSpecs struct {
+	AckedSockets    *ebpf.MapSpec `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
@@ -594,6 +607,7 @@ func (o *hashTestObjects) Close() error {
 //
 // It can be passed to loadHashTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hashTestMaps struct {
+	AckedSockets    *ebpf.Map `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
@@ -635,6 +649,7 @@ type hashTestMaps struct {
 
 func (m *hashTestMaps) Close() error {
 	return _HashTestClose(
+		m.AckedSockets,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BanTallies,

@@ -33,7 +33,7 @@ var rebuiltMaps = []string{
 	limiterMapConns, limiterMapConnSockets, limiterMapConnNotes, limiterMapConnListening, limiterMapConnControls,
 	limiterMapPending, limiterMapWaiting, limiterMapServicePlaces,
 	// A strike or two less; who is banned is none of them.
-	limiterMapStrikes, limiterMapBanTerms, limiterMapProtected,
+	limiterMapStrikes, limiterMapBanTerms, limiterMapProtected, limiterMapAckedSockets,
 }
 
 // layout says where in the values of an instance's maps each field lies. It is read from pins: input.

@@ -34,6 +34,13 @@ const (
 	limiterAbiLIST_INDEX_WORDS  limiterAbi = 327680
 )
 
+type limiterAcked struct {
+	_          structs.HostLayout
+	Bytes      uint64
+	Generation uint32
+	Pad        uint32
+}
+
 type limiterAction uint32
 
 const (
@@ -100,6 +107,7 @@ type limiterBanTerm struct {
 	WithinMs uint64
 	ForMs    uint64
 	MaxMs    uint64
+	EveryMs  uint64
 	After    uint32
 	Growth   uint32
 	Scope    uint32
@@ -311,7 +319,8 @@ const (
 	limiterFeatureFEATURE_PROVEN     limiterFeature = 2048
 	limiterFeatureFEATURE_EXEMPT     limiterFeature = 4096
 	limiterFeatureFEATURE_BAN        limiterFeature = 8192
-	limiterFeatureFEATURE_ALL        limiterFeature = 16383
+	limiterFeatureFEATURE_ACKED      limiterFeature = 16384
+	limiterFeatureFEATURE_ALL        limiterFeature = 32767
 )
 
 type limiterHashKey uint32
@@ -368,7 +377,8 @@ type limiterLimit struct {
 	AggregateCapacityNs uint64
 	Mask6               [4]uint32
 	Debt                uint64
-	Pad2                uint64
+	Acked               uint32
+	Pad2                uint32
 }
 
 type limiterLimitFlag uint32
@@ -613,6 +623,7 @@ const (
 	limiterServiceFlagSERVICE_PROVES         limiterServiceFlag = 128
 	limiterServiceFlagSERVICE_DROPS          limiterServiceFlag = 16
 	limiterServiceFlagSERVICE_BYTES_OUT      limiterServiceFlag = 64
+	limiterServiceFlagSERVICE_ACKED          limiterServiceFlag = 256
 	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
 )
 
@@ -653,6 +664,7 @@ type limiterStrikeKey struct {
 type limiterStriker struct {
 	_      structs.HostLayout
 	Word   uint64
+	OverMs uint64
 	Proofs [16]uint32
 	Next   uint32
 	Pad    uint32
@@ -697,7 +709,8 @@ type limiterTables struct {
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
 		Debt                uint64
-		Pad2                uint64
+		Acked               uint32
+		Pad2                uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -730,6 +743,7 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	limiterMapAckedSockets      = "acked_sockets"
 	limiterMapAllowHosts        = "allow_hosts"
 	limiterMapAllowPrefixes     = "allow_prefixes"
 	limiterMapBanTallies        = "ban_tallies"
@@ -832,6 +846,7 @@ type limiterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterMapSpecs struct {
+	AckedSockets    *ebpf.MapSpec `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
@@ -906,6 +921,7 @@ func (o *limiterObjects) Close() error {
 //
 // It can be passed to loadLimiterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterMaps struct {
+	AckedSockets    *ebpf.Map `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
@@ -945,6 +961,7 @@ type limiterMaps struct {
 
 func (m *limiterMaps) Close() error {
 	return _LimiterClose(
+		m.AckedSockets,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BanTallies,

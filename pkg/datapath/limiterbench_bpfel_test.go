@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type limiterBenchAcked struct {
+	_          structs.HostLayout
+	Bytes      uint64
+	Generation uint32
+	Pad        uint32
+}
+
 type limiterBenchAddr struct {
 	_      structs.HostLayout
 	Family uint32
@@ -50,6 +57,7 @@ type limiterBenchBanTerm struct {
 	WithinMs uint64
 	ForMs    uint64
 	MaxMs    uint64
+	EveryMs  uint64
 	After    uint32
 	Growth   uint32
 	Scope    uint32
@@ -326,6 +334,7 @@ type limiterBenchStrikeKey struct {
 type limiterBenchStriker struct {
 	_      structs.HostLayout
 	Word   uint64
+	OverMs uint64
 	Proofs [16]uint32
 	Next   uint32
 	Pad    uint32
@@ -370,7 +379,8 @@ type limiterBenchTables struct {
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
 		Debt                uint64
-		Pad2                uint64
+		Acked               uint32
+		Pad2                uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -391,6 +401,7 @@ type limiterBenchTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	limiterBenchMapAckedSockets      = "acked_sockets"
 	limiterBenchMapAllowHosts        = "allow_hosts"
 	limiterBenchMapAllowPrefixes     = "allow_prefixes"
 	limiterBenchMapBanTallies        = "ban_tallies"
@@ -499,6 +510,7 @@ type limiterBenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type limiterBenchMapSpecs struct {
+	AckedSockets    *ebpf.MapSpec `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
@@ -573,6 +585,7 @@ func (o *limiterBenchObjects) Close() error {
 //
 // It can be passed to loadLimiterBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type limiterBenchMaps struct {
+	AckedSockets    *ebpf.Map `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
@@ -612,6 +625,7 @@ type limiterBenchMaps struct {
 
 func (m *limiterBenchMaps) Close() error {
 	return _LimiterBenchClose(
+		m.AckedSockets,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BanTallies,

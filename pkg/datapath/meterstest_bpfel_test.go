@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type metersTestAcked struct {
+	_          structs.HostLayout
+	Bytes      uint64
+	Generation uint32
+	Pad        uint32
+}
+
 type metersTestAddr struct {
 	_      structs.HostLayout
 	Family uint32
@@ -50,6 +57,7 @@ type metersTestBanTerm struct {
 	WithinMs uint64
 	ForMs    uint64
 	MaxMs    uint64
+	EveryMs  uint64
 	After    uint32
 	Growth   uint32
 	Scope    uint32
@@ -245,7 +253,8 @@ type metersTestLimit struct {
 	AggregateCapacityNs uint64
 	Mask6               [4]uint32
 	Debt                uint64
-	Pad2                uint64
+	Acked               uint32
+	Pad2                uint32
 }
 
 type metersTestListEntry struct {
@@ -369,6 +378,7 @@ type metersTestStrikeKey struct {
 type metersTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
+	OverMs uint64
 	Proofs [16]uint32
 	Next   uint32
 	Pad    uint32
@@ -413,7 +423,8 @@ type metersTestTables struct {
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
 		Debt                uint64
-		Pad2                uint64
+		Acked               uint32
+		Pad2                uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -434,6 +445,7 @@ type metersTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	metersTestMapAckedSockets      = "acked_sockets"
 	metersTestMapAllowHosts        = "allow_hosts"
 	metersTestMapAllowPrefixes     = "allow_prefixes"
 	metersTestMapBanTallies        = "ban_tallies"
@@ -533,6 +545,7 @@ type metersTestProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type metersTestMapSpecs struct {
+	AckedSockets    *ebpf.MapSpec `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
@@ -608,6 +621,7 @@ func (o *metersTestObjects) Close() error {
 //
 // It can be passed to loadMetersTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type metersTestMaps struct {
+	AckedSockets    *ebpf.Map `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
@@ -649,6 +663,7 @@ type metersTestMaps struct {
 
 func (m *metersTestMaps) Close() error {
 	return _MetersTestClose(
+		m.AckedSockets,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BanTallies,

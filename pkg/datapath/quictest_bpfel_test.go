@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type quicTestAcked struct {
+	_          structs.HostLayout
+	Bytes      uint64
+	Generation uint32
+	Pad        uint32
+}
+
 type quicTestAddr struct {
 	_      structs.HostLayout
 	Family uint32
@@ -50,6 +57,7 @@ type quicTestBanTerm struct {
 	WithinMs uint64
 	ForMs    uint64
 	MaxMs    uint64
+	EveryMs  uint64
 	After    uint32
 	Growth   uint32
 	Scope    uint32
@@ -389,6 +397,7 @@ type quicTestStrikeKey struct {
 type quicTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
+	OverMs uint64
 	Proofs [16]uint32
 	Next   uint32
 	Pad    uint32
@@ -433,7 +442,8 @@ type quicTestTables struct {
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
 		Debt                uint64
-		Pad2                uint64
+		Acked               uint32
+		Pad2                uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -454,6 +464,7 @@ type quicTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	quicTestMapAckedSockets      = "acked_sockets"
 	quicTestMapAllowHosts        = "allow_hosts"
 	quicTestMapAllowPrefixes     = "allow_prefixes"
 	quicTestMapBanTallies        = "ban_tallies"
@@ -570,6 +581,7 @@ type quicTestProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type quicTestMapSpecs struct {
+	AckedSockets    *ebpf.MapSpec `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
@@ -654,6 +666,7 @@ func (o *quicTestObjects) Close() error {
 //
 // It can be passed to loadQuicTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type quicTestMaps struct {
+	AckedSockets    *ebpf.Map `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
@@ -694,6 +707,7 @@ type quicTestMaps struct {
 
 func (m *quicTestMaps) Close() error {
 	return _QuicTestClose(
+		m.AckedSockets,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BanTallies,

@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type rivalTestAcked struct {
+	_          structs.HostLayout
+	Bytes      uint64
+	Generation uint32
+	Pad        uint32
+}
+
 type rivalTestAddr struct {
 	_      structs.HostLayout
 	Family uint32
@@ -50,6 +57,7 @@ type rivalTestBanTerm struct {
 	WithinMs uint64
 	ForMs    uint64
 	MaxMs    uint64
+	EveryMs  uint64
 	After    uint32
 	Growth   uint32
 	Scope    uint32
@@ -326,6 +334,7 @@ type rivalTestStrikeKey struct {
 type rivalTestStriker struct {
 	_      structs.HostLayout
 	Word   uint64
+	OverMs uint64
 	Proofs [16]uint32
 	Next   uint32
 	Pad    uint32
@@ -370,7 +379,8 @@ type rivalTestTables struct {
 		AggregateCapacityNs uint64
 		Mask6               [4]uint32
 		Debt                uint64
-		Pad2                uint64
+		Acked               uint32
+		Pad2                uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout
@@ -391,6 +401,7 @@ type rivalTestTables struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	rivalTestMapAckedSockets      = "acked_sockets"
 	rivalTestMapAllowHosts        = "allow_hosts"
 	rivalTestMapAllowPrefixes     = "allow_prefixes"
 	rivalTestMapBanTallies        = "ban_tallies"
@@ -494,6 +505,7 @@ type rivalTestProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type rivalTestMapSpecs struct {
+	AckedSockets    *ebpf.MapSpec `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.MapSpec `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.MapSpec `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.MapSpec `ebpf:"ban_tallies"`
@@ -569,6 +581,7 @@ func (o *rivalTestObjects) Close() error {
 //
 // It can be passed to loadRivalTestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type rivalTestMaps struct {
+	AckedSockets    *ebpf.Map `ebpf:"acked_sockets"`
 	AllowHosts      *ebpf.Map `ebpf:"allow_hosts"`
 	AllowPrefixes   *ebpf.Map `ebpf:"allow_prefixes"`
 	BanTallies      *ebpf.Map `ebpf:"ban_tallies"`
@@ -608,6 +621,7 @@ type rivalTestMaps struct {
 
 func (m *rivalTestMaps) Close() error {
 	return _RivalTestClose(
+		m.AckedSockets,
 		m.AllowHosts,
 		m.AllowPrefixes,
 		m.BanTallies,

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/internal/testenv"
+	tg "github.com/synward/synward/pkg/internal/trafficgen"
+)
+
+// bytesBan has the limit of the design, word for word.
+const bytesBan = `
+version: 1
+services:
+  - name: web
+    listen: [8080/tcp]
+    limits:
+      - {per: source, bytes_out: 20MB/60s, ban: {after: 1, within: 60s, for: 10m, growth: 2, max: 24h}}
+`
+
+// fileServer sends, over each connection, as many bytes as it is asked for, again and again.
+func (b *bench) fileServer(addr netip.AddrPort) {
+	b.t.Helper()
+	listener := b.listen(b.Server, addr)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				var size [8]byte
+				for {
+					if _, err := io.ReadFull(conn, size[:]); err != nil {
+						return
+					}
+					if _, err := io.CopyN(conn, zeros{}, int64(binary.BigEndian.Uint64(size[:]))); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}
+
+func (b *bench) listen(ns *testenv.Namespace, addr netip.AddrPort) (listener net.Listener) {
+	b.t.Helper()
+	err := ns.Do(func() (err error) {
+		listener, err = net.Listen("tcp", addr.String())
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = listener.Close() })
+	return listener
+}
+
+// dial connects to a fileServer.
+func (b *bench) dial(from netip.Addr, to netip.AddrPort) net.Conn {
+	b.t.Helper()
+	conn, err := testenv.Dial(b.Client, from, to, patience)
+	if err != nil {
+		b.t.Fatalf("%v: %v", err, b.tally())
+	}
+	b.t.Cleanup(func() { _ = testenv.Abort(conn) })
+	if err := conn.SetDeadline(time.Now().Add(downloadPatience)); err != nil {
+		b.t.Fatal(err)
+	}
+	return conn
+}
+
+func ask(conn net.Conn, size uint64) error {
+	if _, err := conn.Write(binary.BigEndian.AppendUint64(nil, size)); err != nil {
+		return err
+	}
+	_, err := io.CopyN(io.Discard, conn, int64(size))
+	return err
+}
+
+func (b *bench) mustFetch(conn net.Conn, size uint64) {
+	b.t.Helper()
+	if err := ask(conn, size); err != nil {
+		b.t.Fatalf("download of %d: %v, %v", size, err, b.tally())
+	}
+}
+
+// goOn downloads until it is banned, and is the ban.
+func (b *bench) goOn(conn net.Conn) datapath.Entry {
+	b.t.Helper()
+	go func() { _ = ask(conn, 1<<40) }()
+	testenv.WaitFor(b.t, downloadPatience, "a ban", func() bool { return len(b.bans()) > 0 })
+	bans := b.bans()
+	if len(bans) != 1 {
+		b.t.Fatalf("bans %+v", bans)
+	}
+	return bans[0]
+}
+
+func (b *bench) banTally() (tally datapath.BanTally) {
+	b.t.Helper()
+	b.read(func(i *datapath.Instance) (err error) {
+		tally, err = i.BanTally()
+		return err
+	})
+	return tally
+}
+
+func (b *bench) mustNotHaveStruck(what string) {
+	b.t.Helper()
+	if tally := b.banTally(); tally.Strikes != 0 || len(b.bans()) != 0 {
+		b.t.Errorf("%s: %+v, %+v", what, tally, b.bans())
+	}
+}
+
+// mustOwe waits until so much was sent to a source.
+func (b *bench) mustOwe(source netip.Addr, bytes float64) {
+	b.t.Helper()
+	testenv.WaitFor(b.t, downloadPatience, "bytes to be sent", func() (enough bool) {
+		b.read(func(i *datapath.Instance) error { enough = i.Owed(b.t, source) >= bytes; return nil })
+		return enough
+	})
+}
+
+func (b *bench) forget(source netip.Addr) {
+	b.t.Helper()
+	b.change(func(i *datapath.Instance) error { return i.Forget(source) })
+}
+
+// In IPv6 the client in a /64 with the server is protected, so it is the other one that offends.
+//
+// Whoever downloads less than his limit never strikes, over however many connections. Who goes on is banned for just so
+// long, and his open connection ends with it; his neighbour is not.
+func TestDownloaderIsBanned(t *testing.T) {
+	eachModeAndFamily(t, func(b *bench, mode datapath.Mode, f family) {
+		b.attach(mode, nil)
+		b.apply(bytesBan)
+		to := netip.AddrPortFrom(f.server, 8080)
+		b.fileServer(to)
+		for range 9 {
+			conn := b.dial(f.beside, to)
+			b.mustFetch(conn, 2_000_000)
+			_ = conn.Close()
+		}
+		neighbour := b.dial(f.client, to)
+		b.mustFetch(neighbour, 10_000_000)
+		b.mustNotHaveStruck("below the limit")
+
+		e := b.goOn(b.dial(f.beside, to))
+		if got := e.Expires.Sub(e.Created).Round(time.Millisecond); got != 10*time.Minute || !e.Prefix.Contains(f.beside) || e.Reason != "1 strike at web" {
+			b.t.Errorf("banned %s for %s (%s), want %s for 10m", e.Prefix, got, e.Reason, f.beside)
+		}
+		if tally := b.banTally(); tally.Strikes != 1 || tally.Bans != 1 {
+			b.t.Errorf("counted %+v", tally)
+		}
+		if _, err := testenv.Dial(b.Client, f.beside, to, 300*time.Millisecond); err == nil {
+			b.t.Error("connects while it is banned")
+		}
+		b.mustFetch(neighbour, 100_000)
+	})
+}
+
+// Who is over strikes once in a period, however much he downloads in it, and each period in which he goes on.
+func TestDownloaderStrikesOnceAPeriod(t *testing.T) {
+	const often = `
+version: 1
+services:
+  - name: web
+    listen: [8080/tcp]
+    limits: [{per: source, bytes_out: 1MB/s, ban: {after: 3, within: 3h, for: 1h}}]
+`
+	const seldom = `
+version: 1
+services:
+  - name: web
+    listen: [8080/tcp]
+    limits: [{per: source, bytes_out: 1MB/h, ban: {after: 3, within: 3h, for: 1h}}]
+`
+	eachModeAndFamily(t, func(b *bench, mode datapath.Mode, f family) {
+		b.attach(mode, nil)
+		b.apply(seldom)
+		to := netip.AddrPortFrom(f.server, 8080)
+		b.fileServer(to)
+		conn := b.dial(f.beside, to)
+		for range 5 {
+			b.mustFetch(conn, 2_000_000)
+		}
+		if tally := b.banTally(); tally.Strikes != 1 || tally.Bans != 0 {
+			b.t.Errorf("in one period: %+v", tally)
+		}
+		b.apply(often)
+		e := b.goOn(conn)
+		if tally := b.banTally(); tally.Strikes != 3 || tally.Bans != 1 || e.Reason != "3 strikes at web" {
+			b.t.Errorf("%s: %+v", e.Reason, tally)
+		}
+	})
+}
+
+// Nothing that a third party has a server send to somebody makes him strike: large answers to datagrams in his name,
+// SYN-ACKs, data that nobody acknowledges. The same data bans once it is acknowledged.
+func TestNobodyIsFramedByWhatIsSent(t *testing.T) {
+	const text = `
+version: 1
+services:
+  - name: web
+    listen: [8080/tcp, 9090/udp]
+    limits: [{per: source, bytes_out: 10kB/d, ban: {after: 1, within: 1h, for: 1h}}]
+`
+	eachFloodable(t, func(b *bench, mode datapath.Mode, f family) {
+		b.attach(mode, nil)
+		b.apply(text)
+		to := netip.AddrPortFrom(f.server, 8080)
+		listener := b.listen(b.Server, to)
+		b.answerLargely(netip.AddrPortFrom(f.server, 9090))
+
+		if err := testenv.SendDatagrams(b.Client, netip.AddrPortFrom(f.beside, 0), f.server, []uint16{9090}, []byte("?")); err != nil {
+			b.t.Fatal(err)
+		}
+		b.mustOwe(f.beside, 9_900)
+		b.mustNotHaveStruck("a large answer")
+		b.forget(f.beside)
+
+		b.forgeSYNs(f.beside, to)
+		b.mustOwe(f.beside, 9_900)
+		b.mustNotHaveStruck("SYN-ACKs")
+
+		// What is left of the flood may still be answered.
+		testenv.WaitFor(b.t, downloadPatience, "a connection", func() bool {
+			b.forget(f.beside)
+			client, err := testenv.Dial(b.Client, f.beside, to, patience)
+			if err == nil {
+				b.t.Cleanup(func() { _ = testenv.Abort(client) })
+			}
+			return err == nil
+		})
+		server, err := listener.Accept()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		b.t.Cleanup(func() { _ = server.Close() })
+		b.mute(f.server, true)
+		if _, err := server.Write(make([]byte, 50_000)); err != nil {
+			b.t.Fatal(err)
+		}
+		b.mustOwe(f.beside, 9_900)
+		b.mustNotHaveStruck("data that nobody acknowledges")
+		b.mute(f.server, false)
+		testenv.WaitFor(b.t, downloadPatience, "a ban", func() bool { return len(b.bans()) > 0 })
+	})
+}
+
+// forgeSYNs sends more SYNs than it takes SYN-ACKs to be over a limit of 10 kB.
+func (b *bench) forgeSYNs(from netip.Addr, to netip.AddrPort) {
+	b.t.Helper()
+	index, err := b.ClientIndex()
+	clientMAC, clientErr := b.Client.MAC(b.ClientIf)
+	serverMAC, serverErr := b.Server.MAC(b.ServerIf)
+	if err := errors.Join(err, clientErr, serverErr); err != nil {
+		b.t.Fatal(err)
+	}
+	_, err = tg.Run(context.Background(), tg.Options{
+		Namespace: b.Client, Ifindex: index, Packets: 1000, Mix: tg.Mix{{Prefix: netip.PrefixFrom(from, from.BitLen()), Count: 1}},
+		Template: tg.SYN(netip.AddrPortFrom(from, 1), to).With(tg.MACs(clientMAC, serverMAC)),
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// eachFloodable is eachModeAndFamily where frames that are sent raw arrive.
+func eachFloodable(t *testing.T, test func(b *bench, mode datapath.Mode, f family)) {
+	eachMode(t, func(t *testing.T, mode datapath.Mode) {
+		for name, f := range familiesIn(mode) {
+			t.Run(name, func(t *testing.T) {
+				test(newBench(t, testenv.PairOptions{GRO: mode != datapath.ModeNative, ClientAddrs: []netip.Addr{f.beside}}), mode, f)
+			})
+		}
+	})
+}
+
+// answerLargely answers a datagram by one of 30 kB.
+func (b *bench) answerLargely(addr netip.AddrPort) {
+	b.t.Helper()
+	var conn *net.UDPConn
+	err := b.Server.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = conn.Close() })
+	go func() {
+		var request [16]byte
+		for {
+			_, from, err := conn.ReadFromUDPAddrPort(request[:])
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				_, _ = conn.WriteToUDPAddrPort(make([]byte, 30_000), from)
+			}
+		}
+	}()
+}
+
+// mute keeps what the client would send to a server from leaving.
+func (b *bench) mute(server netip.Addr, on bool) {
+	b.t.Helper()
+	what := map[bool]string{true: "add", false: "del"}[on]
+	family := map[bool]string{true: "-4", false: "-6"}[server.Is4()]
+	if out, err := b.Client.Command("ip", family, "rule", what, "pref", "1", "to", server.String(), "blackhole").CombinedOutput(); err != nil {
+		b.t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// What this host uploads over connections that it made itself is sent to their address, and never makes it strike.
+func TestOwnUploadsNeverStrike(t *testing.T) {
+	const text = `
+version: 1
+services:
+  - name: all
+    listen: [any/tcp]
+    limits: [{per: source, bytes_out: 1MB/d, ban: {after: 1, within: 1h, for: 1h}}]
+`
+	eachModeAndFamily(t, func(b *bench, mode datapath.Mode, f family) {
+		b.attach(mode, nil)
+		b.apply(text)
+		store := b.listen(b.Client, netip.AddrPortFrom(f.beside, 9000))
+		received := make(chan int64, 1)
+		go func() {
+			conn, err := store.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			n, _ := io.Copy(io.Discard, conn)
+			received <- n
+		}()
+		upload, err := testenv.Dial(b.Server, f.server, netip.AddrPortFrom(f.beside, 9000), patience)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if _, err := io.CopyN(upload, zeros{}, 5_000_000); err != nil {
+			b.t.Fatal(err)
+		}
+		_ = upload.Close()
+		if n := <-received; n != 5_000_000 {
+			b.t.Errorf("%d bytes came", n)
+		}
+		b.mustOwe(f.beside, 5_000_000)
+		b.mustNotHaveStruck("what this host sent")
+
+		b.forget(f.beside)
+		to := netip.AddrPortFrom(f.server, 8080)
+		b.fileServer(to)
+		b.goOn(b.dial(f.beside, to))
+	})
+}
