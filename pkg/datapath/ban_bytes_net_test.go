@@ -74,13 +74,18 @@ func (b *bench) dial(from netip.Addr, to netip.AddrPort) net.Conn {
 		b.t.Fatalf("%v: %v", err, b.tally())
 	}
 	b.t.Cleanup(func() { _ = testenv.Abort(conn) })
-	if err := conn.SetDeadline(time.Now().Add(downloadPatience)); err != nil {
-		b.t.Fatal(err)
-	}
 	return conn
 }
 
+// stalled is when a transfer of some megabytes that has not ended never will: its client is banned.
+func stalled() time.Time {
+	return time.Now().Add(time.Duration(often(10, 120)) * time.Second)
+}
+
 func ask(conn net.Conn, size uint64) error {
+	if err := conn.SetDeadline(stalled()); err != nil {
+		return err
+	}
 	if _, err := conn.Write(binary.BigEndian.AppendUint64(nil, size)); err != nil {
 		return err
 	}
@@ -98,7 +103,10 @@ func (b *bench) mustFetch(conn net.Conn, size uint64) {
 // goOn downloads until it is banned, and is the ban.
 func (b *bench) goOn(conn net.Conn) datapath.Entry {
 	b.t.Helper()
-	go func() { _ = ask(conn, 1<<40) }()
+	go func() {
+		for ask(conn, 1<<20) == nil {
+		}
+	}()
 	testenv.WaitFor(b.t, downloadPatience, "a ban", func() bool { return len(b.bans()) > 0 })
 	bans := b.bans()
 	if len(bans) != 1 {
@@ -204,6 +212,34 @@ services:
 			b.t.Errorf("%s: %+v", e.Reason, tally)
 		}
 	})
+}
+
+// A limit of a whole network bans whoever downloads that much himself, and not the last one of many.
+func TestNobodyIsBannedForHisNeighbours(t *testing.T) {
+	const text = `
+version: 1
+services:
+  - name: web
+    listen: [8080/tcp]
+    limits: [{per: source, prefix: {ipv4: 24, ipv6: 48}, bytes_out: 1MB/d, ban: {after: 1, within: 1h, for: 1h}}]
+`
+	for name, f := range bothFamilies() {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, testenv.PairOptions{ClientAddrs: []netip.Addr{f.beside}})
+			b.attach(datapath.ModeTC, nil)
+			b.apply(text)
+			to := netip.AddrPortFrom(f.server, 8080)
+			b.fileServer(to)
+			one, other := b.dial(f.client, to), b.dial(f.beside, to)
+			b.mustFetch(one, 900_000)
+			b.mustFetch(other, 900_000)
+			b.mustOwe(f.beside, 1_500_000)
+			b.mustNotHaveStruck("their network is over")
+			if e := b.goOn(other); !e.Prefix.Contains(f.beside) {
+				t.Errorf("banned %s, want %s", e.Prefix, f.beside)
+			}
+		})
+	}
 }
 
 // Nothing that a third party has a server send to somebody makes him strike: large answers to datagrams in his name,
@@ -344,17 +380,20 @@ services:
 				return
 			}
 			defer conn.Close()
-			n, _ := io.Copy(io.Discard, conn)
+			n, _ := io.CopyN(io.Discard, conn, 5_000_000)
 			received <- n
 		}()
 		upload, err := testenv.Dial(b.Server, f.server, netip.AddrPortFrom(f.beside, 9000), patience)
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if _, err := io.CopyN(upload, zeros{}, 5_000_000); err != nil {
+		b.t.Cleanup(func() { _ = testenv.Abort(upload) })
+		if err := upload.SetDeadline(stalled()); err != nil {
 			b.t.Fatal(err)
 		}
-		_ = upload.Close()
+		if _, err := io.CopyN(upload, zeros{}, 5_000_000); err != nil {
+			b.t.Fatalf("%v, bans %+v", err, b.bans())
+		}
 		if n := <-received; n != 5_000_000 {
 			b.t.Errorf("%d bytes came", n)
 		}
