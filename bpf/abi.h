@@ -46,7 +46,8 @@ enum feature {
 	FEATURE_EXEMPT = 4096, /* verified sources pass some limit */
 	FEATURE_BAN = 8192, /* proof that is refused strikes */
 	FEATURE_ACKED = 16384, /* at egress: what is acknowledged over some limit strikes */
-	FEATURE_ALL = 32767,
+	FEATURE_PROBE = 32768, /* a limit that drops or resets bans: SYNs over it are probed */
+	FEATURE_ALL = 65535,
 };
 
 /* Why a packet ended as it did. Zero means that no stage has decided yet. */
@@ -81,6 +82,7 @@ enum action {
 	ACTION_RESET,
 	ACTION_OBSERVE,
 	ACTION_CHALLENGE,
+	ACTION_PROBE, /* refused, and asked whether its source is real */
 	ACTION_COUNT,
 };
 
@@ -106,7 +108,8 @@ enum verdict {
 		0x400, /* over one that challenges: refused, if no other limit refuses it */
 	VERDICT_PROOF = 0x800, /* and that names the source: its ACK is judged too */
 	VERDICT_ACTION_SHIFT = 12,
-	VERDICT_STRIKE = 0x8000, /* proof that is refused, over a limit that bans */
+	VERDICT_STRIKE =
+		0x8000, /* over a limit that bans: proof is a strike, and a SYN may be probed */
 	VERDICT_LIMIT_SHIFT = 16,
 };
 

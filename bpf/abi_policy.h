@@ -62,10 +62,12 @@ enum service_flag {
 	SERVICE_CONCURRENT =
 		32, /* some limit counts concurrent connections, of the global ones too */
 	SERVICE_PROVES = 128, /* some limit has a second meter: ACKs that are proof are judged */
+	SERVICE_PROBES =
+		256, /* some limit probes, of the global ones too: its probes' ACKs strike */
 	SERVICE_DROPS =
 		16, /* all its limits are of new connections and drop, the global ones too */
 	SERVICE_BYTES_OUT = 64, /* some limit counts what is sent, of the global ones too */
-	SERVICE_ACKED = 256, /* and some such limit bans: what is acknowledged is counted apart */
+	SERVICE_ACKED = 512, /* and some such limit bans: what is acknowledged is counted apart */
 	SERVICE_PLAIN =
 		8, /* at most one limit: per source, new, drop or reset, and no global one */
 };

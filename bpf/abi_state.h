@@ -36,7 +36,7 @@ enum proof_size {
  * limit_states: written by the limits stage: `per: service`, and what full tables let through.
  * list_index: a clear bit proves that no list entry touches the address. Bits are set by Go before the
  * entry is inserted; a bit that stays set costs a lookup and nothing else.
- * proof_until: when the next ACK of a source that was challenged lately is no longer looked at, in seconds of
+ * proof_until: when the next ACK of a source that was challenged or probed lately is no longer looked at, in seconds of
  * CLOCK_MONOTONIC, by a hash of the source; two sources of one hash cost each other a look. proof_until_jiffies: of
  * the last of all. Written by the act stage.
  * limits, services, ports: written by Go, only in slots that control does not name.
@@ -155,16 +155,20 @@ _Static_assert(sizeof(struct challenge) == 128, "challenge");
  * of the datagram that it judges and the answer that it writes, too large for a stack, and a hint.
  */
 struct counts {
-	struct ledger_budget ledger;
-	struct quic_key quic;
 	struct challenge challenge;
+	struct quic_key quic;
 	__u32 refused_by; /* the limit that refused last: id of the service << 8 | its number there */
 	__u32 proof; /* the cookie of the proof that is judged, less its sequence number */
+	__u32 probed; /* the verdict on it, where it answers a probe */
+	__u32 sampled; /* the ledger has written the packet that is judged: it may be probed */
+	struct ledger_budget ledger;
 	struct counter by_end[REASON_COUNT * ACTION_COUNT];
 	struct counter near_limits[NEAR_IDS];
 	struct counter near_services[NEAR_IDS];
 };
-_Static_assert(sizeof(struct counts) < 4096, "counts that do not lie a page apart, see account.h");
+_Static_assert(sizeof(struct counts) - sizeof(struct challenge) - sizeof(struct quic_key) - 16 <=
+		       4096,
+	       "counts that do not lie a page apart, see account.h");
 
 /* service: an id, or SERVICE_IDS where the packet ended before one was found. */
 struct source_key {

@@ -12,6 +12,7 @@
 #include "account.h"
 #include "challenge_act.h"
 #include "many.h"
+#include "probe_act.h"
 #include "reset.h"
 
 /* Worst case: a source that is over its own has cost the others nothing. */
@@ -31,16 +32,33 @@ static __always_inline bool wants_answer(__u32 verdict)
 	return features & FEATURE_RESET && VERDICT_ACTION(verdict) == ACTION_RESET;
 }
 
+/* The SYN of a connection or a request that is there is no new one: sent again, it must not end what it began. */
+static __always_inline bool is_known(int state)
+{
+	return state && state != BPF_TCP_LISTEN;
+}
+
 static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, struct packet *p,
 				   __u32 verdict)
 {
+	int probe;
+
 	if (wants_challenge(verdict)) {
 		verdict = challenged_xdp(ctx, p, verdict);
 		count_packet(mine, p, verdict);
 		return verdict_xdp(verdict);
 	}
+	if (wants_probe(mine, p, verdict)) {
+		probe = probe_xdp(ctx, p, VERDICT_LIMIT(verdict) - 1);
+		if (probe != PROBE_NONE) {
+			count_packet(mine, p, probed(verdict, probe));
+			return probe == PROBE_SENT ? XDP_TX : XDP_DROP;
+		}
+	}
 	if (wants_answer(verdict)) {
-		if (may_send && answerable(p) && may_answer(p) && reset_xdp(ctx, p)) {
+		if (may_send && answerable(p) && may_answer(p) &&
+		    !(p->kind == KIND_NEW && is_known(socket_state_xdp(ctx, p))) &&
+		    reset_xdp(ctx, p)) {
 			count_packet(mine, p, verdict);
 			return XDP_TX;
 		}
@@ -54,15 +72,25 @@ static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, stru
 static __always_inline int act_tc(struct __sk_buff *ctx, struct counts *mine, struct packet *p,
 				  __u32 verdict)
 {
-	int sent;
+	int sent, probe;
 
 	if (wants_challenge(verdict)) {
 		verdict = challenged_tc(ctx, p, verdict);
 		count_packet(mine, p, verdict);
 		return verdict_tc(ctx, verdict);
 	}
+	if (wants_probe(mine, p, verdict)) {
+		probe = probe_tc(ctx, p, VERDICT_LIMIT(verdict) - 1);
+		if (probe != PROBE_NONE) {
+			count_packet(mine, p, probed(verdict, probe));
+			return probe == PROBE_SENT ? bpf_redirect(ctx->ifindex, 0) : TC_ACT_SHOT;
+		}
+	}
 	if (wants_answer(verdict)) {
-		sent = may_send && answerable(p) && may_answer(p) ? reset_tc(ctx, p) : TC_ACT_SHOT;
+		sent = TC_ACT_SHOT;
+		if (may_send && answerable(p) && may_answer(p) &&
+		    !(p->kind == KIND_NEW && is_known(socket_state_skb(ctx, p))))
+			sent = reset_tc(ctx, p);
 		if (sent == TC_ACT_REDIRECT) {
 			count_packet(mine, p, verdict);
 			return sent;

@@ -27,7 +27,7 @@ static __always_inline struct ban *ban_in_force(const struct ban_key *key, __u64
 static __always_inline const struct service *service_asked(const struct packet *p, __u32 slot)
 {
 	if (p->kind != KIND_NEW && p->kind != KIND_ESTABLISHED && p->kind != KIND_DATAGRAM &&
-	    p->kind != KIND_PROOF)
+	    p->kind != KIND_PROOF && p->kind != KIND_PROBED)
 		return NULL;
 	if (!(features & FEATURE_PORTS) && p->proto != IPPROTO_TCP)
 		return NULL;

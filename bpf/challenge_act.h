@@ -61,25 +61,22 @@ __noinline int may_pass_on(struct packet *p)
 	return state_charge(l, bpf_ktime_get_coarse_ns(), l->cost) == METER_ADMITTED;
 }
 
-static __always_inline __u32 with_another(__u32 verdict, enum action action)
-{
-	return (verdict & ~(7 << VERDICT_ACTION_SHIFT)) | action << VERDICT_ACTION_SHIFT;
-}
-
 static __always_inline bool wants_challenge(__u32 verdict)
 {
 	return features & FEATURE_CHALLENGE && VERDICT_ACTION(verdict) == ACTION_CHALLENGE;
 }
 
-/* Which slot of proof_until a source has. The budget's seed is as secret as any. */
-static __always_inline __u32 *proof_slot(const struct packet *p, __u32 slot)
+/* Which slot of proof_until a source has. The words of the hash are secret. */
+static __always_inline __u32 *proof_slot(const struct packet *p)
 {
-	const struct limit *l = limit_in(slot, CHALLENGES_TO_SOURCE);
+	__u64 hash = p->src.family == 4 ?
+			     hash_ipv4(p->src.word[0], 0, control.hash) :
+			     hash_ipv6(words(p->src.word[0], p->src.word[1]), 0, 0, control.hash);
 
-	return &tables.proof_until[hash_addr(l, &p->src, l->seed) & (PROOF_SOURCES - 1)];
+	return &tables.proof_until[hash & (PROOF_SOURCES - 1)];
 }
 
-/* Whether some source was challenged lately by a limit that names it: the common case is one load and no. */
+/* Whether some source was probed lately, or challenged by a limit that names it: the common case is one load and no. */
 static __always_inline bool may_be_proof(const struct packet *p)
 {
 	if (p->kind != KIND_ESTABLISHED ||
@@ -96,7 +93,7 @@ __noinline int expect_proof(struct packet *p)
 
 	if (!p)
 		return 0;
-	at = proof_slot(p, slot_of(p));
+	at = proof_slot(p);
 	if (*(volatile __u32 *)at != seconds)
 		*(volatile __u32 *)at = seconds;
 	until = bpf_jiffies64() + PROOF_FOR_NS / control_tick();

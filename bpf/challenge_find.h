@@ -6,11 +6,8 @@
  * be promised in its name, and nothing else.
  */
 
-#include <linux/bpf.h>
-#include <bpf/bpf_endian.h>
-
 #include "listener.h"
-#include "packet.h"
+#include "sockets.h"
 
 enum challenge_verdict {
 	CHALLENGE_NONE, /* nothing here would take the ACK */
@@ -18,27 +15,6 @@ enum challenge_verdict {
 	CHALLENGE_STALE, /* no SYN has reached the listener lately, so it would not take the cookie */
 	CHALLENGE_READY,
 };
-
-static __always_inline void fill_tuple(struct bpf_sock_tuple *to, const struct packet *p)
-{
-	if (p->src.family == 4) {
-		to->ipv4.saddr = p->src.word[0];
-		to->ipv4.daddr = p->dst.word[0];
-		to->ipv4.sport = bpf_htons(p->sport);
-		to->ipv4.dport = bpf_htons(p->dport);
-		return;
-	}
-	__builtin_memcpy(to->ipv6.saddr, p->src.word, sizeof(to->ipv6.saddr));
-	__builtin_memcpy(to->ipv6.daddr, p->dst.word, sizeof(to->ipv6.daddr));
-	to->ipv6.sport = bpf_htons(p->sport);
-	to->ipv6.dport = bpf_htons(p->dport);
-}
-
-static __always_inline __u32 tuple_bytes(const struct packet *p)
-{
-	return p->src.family == 4 ? sizeof(((struct bpf_sock_tuple *)0)->ipv4) :
-				    sizeof(((struct bpf_sock_tuple *)0)->ipv6);
-}
 
 static __always_inline int ask_listener(struct bpf_sock *sk, struct challenge *c)
 {

@@ -2,22 +2,27 @@
 #pragma once
 
 /*
- * Tells an ACK that proves its source from all others: a valid cookie of the kernel's, to a service that asks for
- * proof, from a source that was challenged lately, and of no connection that is there. Every later segment that
- * carries the same numbers belongs to the connection that came of the first. Reads only.
+ * Tells an ACK that proves its source from all others: from a source that was challenged or probed lately, and either
+ * with a valid cookie of the kernel's, to a service that asks for proof, and of no connection that is there, for every
+ * later segment that carries the same numbers belongs to the connection that came of the first. Or with that of a
+ * probe, of which no connection ever comes. Writes down what it is proof of.
  */
 
 #include "ban.h"
 #include "challenge_act.h"
+#include "probe.h"
 #include "service.h"
 
-static __always_inline bool asks_for_proof(struct packet *p)
+/* What proof an ACK may be to its service: SERVICE_PROVES, SERVICE_PROBES. */
+static __always_inline __u32 proof_asked(struct packet *p)
 {
 	__u32 slot = slot_of(p);
 	const struct service *s = service_at(slot, listen_of(p, slot));
-	__u32 until = *(volatile __u32 *)proof_slot(p, slot);
+	__u32 until = *(volatile __u32 *)proof_slot(p);
 
-	return s && s->flags & SERVICE_PROVES && until >= bpf_ktime_get_coarse_ns() / 1000000000;
+	if (!s || until < bpf_ktime_get_coarse_ns() / 1000000000)
+		return 0;
+	return s->flags & (SERVICE_PROVES | SERVICE_PROBES);
 }
 
 static __always_inline bool good_cookie(const struct packet *p, struct tcp_header *tcp)
@@ -35,60 +40,70 @@ static __always_inline bool good_cookie(const struct packet *p, struct tcp_heade
 	}
 }
 
-/* The listener would be asked: there is no connection and no request. */
-static __always_inline bool meets_listener(void *ctx, const struct packet *p)
+static __always_inline int cookie_kind(struct counts *mine, struct packet *p,
+				       struct tcp_header *tcp, __u32 asked)
 {
-	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sk;
-	bool listens;
-
-	fill_tuple(&tuple, p);
-	sk = bpf_skc_lookup_tcp(ctx, &tuple, tuple_bytes(p), BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
-		return false;
-	listens = sk->state == BPF_TCP_LISTEN;
-	bpf_sk_release(sk);
-	return listens;
+	mine->proof = bpf_ntohl(tcp->ack) - bpf_ntohl(tcp->seq);
+	if (PROVES && asked & SERVICE_PROVES && good_cookie(p, tcp))
+		return KIND_PROOF;
+	if (PROBES && asked & SERVICE_PROBES) {
+		mine->probed = judge_probed(p, tcp);
+		if (mine->probed)
+			return KIND_PROBED;
+	}
+	return KIND_ESTABLISHED;
 }
 
-/*
- * What an ACK whose cookie is good or not comes to. A wrong one is counted while it may have been a strike, so that a
- * flood of them costs no more look-ups of sockets than the budget has.
- */
-static __always_inline int proof_kind(void *ctx, struct packet *p, const struct tcp_header *tcp,
-				      bool good)
+/* A wrong cookie is looked at further only while it may have been a strike: past the budget no flood costs more. */
+static __always_inline bool is_guess(struct packet *p, int kind)
 {
-	struct counts *mine = own_counts();
+	return features & FEATURE_BAN && kind == KIND_ESTABLISHED &&
+	       may_strike(p, slot_of(p), coarse_ns());
+}
 
-	if (!good && !(features & FEATURE_BAN && may_strike(p, slot_of(p), coarse_ns())))
+/* listens: there is no connection and no request, so a listener is asked. */
+static __always_inline int proof_kind(struct packet *p, int kind, bool listens)
+{
+	if (!listens)
 		return KIND_ESTABLISHED;
-	if (!mine || !meets_listener(ctx, p))
-		return KIND_ESTABLISHED;
-	if (!good) {
+	if (kind == KIND_ESTABLISHED)
 		charge_guess(p, coarse_ns());
-		return KIND_ESTABLISHED;
-	}
-	mine->proof = bpf_ntohl(tcp->ack) - bpf_ntohl(tcp->seq);
-	return KIND_PROOF;
+	return kind;
 }
 
 __noinline int proof_xdp(struct xdp_md *ctx, struct packet *p)
 {
+	struct counts *mine = own_counts();
 	struct tcp_header tcp;
+	__u32 asked;
+	int kind;
 
-	if (!PROVES || !p || !asks_for_proof(p) || load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)))
+	if (!(PROVES || PROBES) || !p || !mine)
 		return KIND_ESTABLISHED;
-	return proof_kind(ctx, p, &tcp, good_cookie(p, &tcp));
+	asked = proof_asked(p);
+	if (!asked || load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)))
+		return KIND_ESTABLISHED;
+	kind = cookie_kind(mine, p, &tcp, asked);
+	if (kind != KIND_PROOF && !is_guess(p, kind))
+		return kind;
+	return proof_kind(p, kind, socket_state_xdp(ctx, p) == BPF_TCP_LISTEN);
 }
 
 __noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
 {
+	struct counts *mine = own_counts();
 	struct tcp_header tcp;
+	__u32 asked;
+	int kind;
 
-	if (!PROVES || !p || !asks_for_proof(p))
+	if (!(PROVES || PROBES) || !p || !mine)
 		return KIND_ESTABLISHED;
-	if (has_link_header ? load_skb(ctx, p->l4_offset, &tcp, sizeof(tcp)) :
-			      load_net(ctx, p->l4_offset, &tcp, sizeof(tcp)))
+	asked = proof_asked(p);
+	if (!asked || (has_link_header ? load_skb(ctx, p->l4_offset, &tcp, sizeof(tcp)) :
+					 load_net(ctx, p->l4_offset, &tcp, sizeof(tcp))))
 		return KIND_ESTABLISHED;
-	return proof_kind(ctx, p, &tcp, good_cookie(p, &tcp));
+	kind = cookie_kind(mine, p, &tcp, asked);
+	if (kind != KIND_PROOF && !is_guess(p, kind))
+		return kind;
+	return proof_kind(p, kind, socket_state_skb(ctx, p) == BPF_TCP_LISTEN);
 }

@@ -36,6 +36,7 @@ volatile const __u32 features = FEATURE_ALL;
 #define CHALLENGES (features & FEATURE_CHALLENGE)
 #define PROVES (features & FEATURE_PROVEN)
 #define COUNTS_ACKED (features & FEATURE_ACKED)
+#define PROBES (features & FEATURE_PROBE)
 
 /* From this second of CLOCK_MONOTONIC on nothing is refused any more, only observed; 0: never. */
 volatile const __u32 observe_after = 0;

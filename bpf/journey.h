@@ -60,6 +60,8 @@ static __always_inline void note(struct counts *mine, const struct packet *p, __
 	__u32 refused = !!(verdict & REFUSED), weight = ledger_weight(mine, now, refused);
 	struct ledger_line line;
 
+	if (PROBES)
+		mine->sampled = weight;
 	if (!weight || !p->src.family)
 		return;
 	line.now = now;
@@ -149,6 +151,8 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 		note_waiting(p, REASON_NO_SERVICE);
 		return p->kind == KIND_ESTABLISHED ? REASON_ESTABLISHED : REASON_NO_SERVICE;
 	}
+	if (PROBES && p->kind == KIND_PROBED)
+		return judged_proof(mine, p, s, slot, now, mine->probed);
 	if (quic)
 		verdict = tell_quic(p, &mine->quic, slot, now);
 	if (features & (FEATURE_VOLUME | FEATURE_QUIC) && p->kind == KIND_ESTABLISHED &&

@@ -78,7 +78,7 @@ int synward_xdp(struct xdp_md *ctx)
 		verdict = walk_chain_xdp(ctx, &p);
 	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
 		p.quic = quic_parse_xdp(ctx, &p, &mine->quic);
-	if (features & FEATURE_PROVEN && !verdict && may_be_proof(&p))
+	if ((PROVES || PROBES) && !verdict && may_be_proof(&p))
 		p.kind = proof_xdp(ctx, &p);
 	return mine ? act_xdp(ctx, mine, &p, judge(mine, &p, verdict)) : XDP_PASS;
 }
@@ -109,7 +109,7 @@ int synward_tc(struct __sk_buff *ctx)
 		verdict = walk_chain_skb(ctx, &p);
 	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
 		p.quic = quic_parse_skb(ctx, &p, &mine->quic);
-	if (features & FEATURE_PROVEN && !verdict && may_be_proof(&p))
+	if ((PROVES || PROBES) && !verdict && may_be_proof(&p))
 		p.kind = proof_skb(ctx, &p);
 	return mine ? act_tc(ctx, mine, &p, judge(mine, &p, verdict)) : TC_ACT_UNSPEC;
 }

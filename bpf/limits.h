@@ -71,6 +71,11 @@ static __always_inline __u64 limit_cost(const struct limit *l, const struct pack
 	return gcra_cost(amount, l->cost, l->cost_shift, l->stale);
 }
 
+static __always_inline __u32 with_another(__u32 verdict, enum action action)
+{
+	return (verdict & ~(7 << VERDICT_ACTION_SHIFT)) | action << VERDICT_ACTION_SHIFT;
+}
+
 /* A verdict for another reason than being over, of the same limit. */
 static __always_inline __u32 verdict_of(const struct limit *l, __u32 reason)
 {

@@ -119,7 +119,7 @@ static __always_inline int parse_tcp(const struct tcp_header *tcp, struct packet
 	p->sport = bpf_ntohs(tcp->sport);
 	p->dport = bpf_ntohs(tcp->dport);
 	p->kind = KIND_ESTABLISHED;
-	if (features & FEATURE_PROVEN)
+	if (features & (FEATURE_PROVEN | FEATURE_PROBE))
 		p->tcp_flags = tcp->flags;
 	if (!(tcp->flags & TCP_SYN))
 		return REASON_NONE;

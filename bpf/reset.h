@@ -57,7 +57,7 @@ static __always_inline bool answerable(const struct packet *p)
 {
 	if (p->proto != IPPROTO_TCP || p->first_fragment)
 		return false;
-	if (p->kind != KIND_NEW && p->kind != KIND_PROOF)
+	if (p->kind != KIND_NEW && p->kind != KIND_PROOF && p->kind != KIND_PROBED)
 		return false;
 	if (never_a_host(&p->src) || never_a_host(&p->dst))
 		return false;
@@ -110,8 +110,8 @@ static __always_inline bool turn_tcp(struct tcp_header *tcp, const struct packet
 
 	if (header < TCP_BYTES || header > p->l4_bytes)
 		return false;
-	if (p->kind ==
-	    KIND_PROOF) { /* an ACK, which says what it expects: SEQ=SEG.ACK, and no ACK */
+	/* An ACK says what it expects: SEQ=SEG.ACK, and no ACK. */
+	if (p->kind != KIND_NEW) {
 		answer.seq = tcp->ack;
 		answer.ack = 0;
 		answer.flags = TCP_RST;

@@ -117,7 +117,8 @@ static __always_inline const struct limit *limit_in(__u32 slot, __u32 place)
 /* What needs no service to be judged: the reason, or REASON_NONE where one must be found. */
 static __always_inline int service_judge(const struct packet *p)
 {
-	if (p->kind == KIND_NEW || (features & FEATURE_PROVEN && p->kind == KIND_PROOF))
+	if (p->kind == KIND_NEW || (features & FEATURE_PROVEN && p->kind == KIND_PROOF) ||
+	    (features & FEATURE_PROBE && p->kind == KIND_PROBED))
 		return REASON_NONE;
 	if (p->kind == KIND_ESTABLISHED)
 		return features & FEATURE_VOLUME ? REASON_NONE : REASON_ESTABLISHED;

@@ -13,19 +13,22 @@ import (
 	"github.com/synward/synward/pkg/policy"
 )
 
-// banSupported refuses bans for which no strike would ever come: only a limit that challenges whom it names gets proof
-// of its source, and one of bytes_out, of what is acknowledged.
+// banSupported refuses bans for which no strike would ever come, and those of others than who struck: what proves a source
+// answers a new connection, or is acknowledged.
 func banSupported(l policy.Limit) error {
-	switch {
-	case !proves(l) && l.Kind != policy.KindBytesOut:
+	switch most := maxProbes(l.Ban.Within); {
+	case l.Kind != policy.KindNew && l.Kind != policy.KindBytesOut:
 		return fail(ErrInvalid, "a ban needs proof of its source, which over this limit (%s, over: %s) nothing asks for yet; "+
-			"use `new` with `over: challenge`, or take `ban` out", l.Kind, l.Over)
+			"use `new` or `bytes_out`, or take `ban` out", l.Kind, l.Over)
 	case l.Kind == policy.KindNew && (l.Prefix.IPv4 < 32 || l.Prefix.IPv6 < 64):
 		return fail(ErrInvalid, "a ban is of one address or /64, and this limit counts a whole %s as one, where one could have another banned; "+
 			"take `ban` out, or write `prefix: {ipv4: 32, ipv6: 64}` in the limit", l.Prefix)
 	case l.Kind == policy.KindBytesOut && (l.Ban.After-1) >= ceilDiv(uint64(l.Ban.Within), uint64(l.Rate.Period)):
 		return fail(ErrInvalid, "who is over %s strikes once in the period of its rate, %s, so %d strikes never come in the time of `within`; "+
 			"make it longer, or `after` smaller", l.Kind, policy.FormatByteRate(l.Rate), l.Ban.After)
+	case banProbes(l) && l.Ban.After > most:
+		return fail(ErrInvalid, "a ban after %d strikes within %s never comes: a source is asked for proof %d times in that time at most; "+
+			"lower `after`, or use `over: challenge`", l.Ban.After, l.Ban.Within, most)
 	case l.Ban.Prefix != policy.PrefixLengths{IPv4: 32, IPv6: 64}:
 		return fail(ErrInvalid, "this version bans addresses of IPv4 and /64s of IPv6 only; write `prefix: {ipv4: 32, ipv6: 64}` in `ban`")
 	}
@@ -36,6 +39,19 @@ func banSupported(l policy.Limit) error {
 func (c *compiled) strikes(l policy.Limit) bool {
 	return l.Ban != nil && c.source.Mode != policy.Observe
 }
+
+// banProbes: a limit that asks for proof by probes, if its ban strikes.
+func banProbes(l policy.Limit) bool {
+	return l.Ban != nil && l.Kind == policy.KindNew && (l.Over == policy.OverDrop || l.Over == policy.OverReset)
+}
+
+// maxProbes is how often one source is probed in so long a time.
+func maxProbes(within time.Duration) uint64 {
+	return probesAtOnce + probesPerSecond*uint64(within/time.Second)
+}
+
+// probes: SYNs over this limit are probed.
+func (c *compiled) probes(l policy.Limit) bool { return c.strikes(l) && banProbes(l) }
 
 func compileBan(l policy.Limit) limiterBanTerm {
 	b := l.Ban
@@ -55,9 +71,9 @@ func (c *compiled) bansByAcked(l policy.Limit) bool {
 	return c.strikes(l) && l.Kind == policy.KindBytesOut
 }
 
-// bansByProof: the answer to a challenge may be a strike.
+// bansByProof: the answer to a challenge or a probe may be a strike.
 func (c *compiled) bansByProof() bool {
-	return slices.ContainsFunc(everyLimit(c.source), func(l policy.Limit) bool { return c.strikes(l) && proves(l) })
+	return slices.ContainsFunc(everyLimit(c.source), func(l policy.Limit) bool { return c.strikes(l) && (proves(l) || banProbes(l)) })
 }
 
 // addAcked adds the second meters of limits of bytes_out that ban, in regions of their own as those of proof. Whoever

@@ -28,8 +28,14 @@ type flood struct {
 // startFlood returns when the first of it was challenged.
 func (b *bench) startFlood(to netip.AddrPort, sources tg.Mix) *flood {
 	b.t.Helper()
+	return b.startFloodThat("over_new challenge", to, sources)
+}
+
+// startFloodThat has begun when a thousand of it have ended so.
+func (b *bench) startFloodThat(ends string, to netip.AddrPort, sources tg.Mix) *flood {
+	b.t.Helper()
 	f := b.sendFlood(to, sources)
-	testenv.WaitFor(b.t, patience, "the flood to be challenged", func() bool { return b.tally()["over_new challenge"] > 1000 })
+	testenv.WaitFor(b.t, patience, "the flood to end as "+ends, func() bool { return b.tally()[ends] > 1000 })
 	return f
 }
 

@@ -144,7 +144,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 	out := limiterService{FirstLimit: uint32(len(c.limits)), LimitCount: uint32(len(s.Limits)), Allow: members.bit(s.Allow)}
 	plain := len(p.Global.Limits) == 0 && len(s.Limits) <= 1
 	sets := out.Allow != 0
-	volume, sent, acked, drops, proven, concurrent := false, false, false, true, false, 0
+	volume, sent, acked, drops, proven, probes, concurrent := false, false, false, true, false, false, 0
 	for i, l := range append(slices.Clone(s.Limits), p.Global.Limits...) {
 		if i < len(s.Limits) {
 			if err := add(l, s.Name); err != nil {
@@ -157,6 +157,7 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		sent = sent || l.Kind == policy.KindBytesOut
 		acked = acked || c.bansByAcked(l)
 		proven = proven || proves(l)
+		probes = probes || c.probes(l)
 		drops = drops && l.Over == policy.OverDrop && l.Kind == policy.KindNew
 		if l.Kind == policy.KindConcurrent {
 			concurrent++
@@ -172,7 +173,8 @@ func (c *compiled) addService(p *policy.Policy, n int, members *memberBits, add 
 		limiterServiceFlagSERVICE_PLAIN: plain, limiterServiceFlagSERVICE_SETS: sets, limiterServiceFlagSERVICE_VOLUME: volume,
 		limiterServiceFlagSERVICE_DROPS: drops, limiterServiceFlagSERVICE_BYTES_OUT: sent,
 		limiterServiceFlagSERVICE_CONCURRENT: concurrent > 0, limiterServiceFlagSERVICE_PROVES: proven,
-		limiterServiceFlagSERVICE_ACKED: acked,
+		limiterServiceFlagSERVICE_ACKED:  acked,
+		limiterServiceFlagSERVICE_PROBES: probes,
 	} {
 		if on {
 			out.Flags |= uint32(flag)
@@ -203,6 +205,9 @@ func (c *compiled) addLimit(l policy.Limit, service string, members *memberBits)
 	c.identity[at] = identify(l, service)
 	if c.strikes(l) {
 		c.bans[at] = compileBan(l)
+	}
+	if c.probes(l) {
+		one.Over |= uint32(limiterVerdictVERDICT_STRIKE)
 	}
 	return one, nil
 }
@@ -255,6 +260,7 @@ func (c *compiled) findFeatures(p *policy.Policy) {
 	need[limiterFeatureFEATURE_PROVEN] = c.proves()
 	need[limiterFeatureFEATURE_BAN] = c.bansByProof()
 	need[limiterFeatureFEATURE_ACKED] = slices.ContainsFunc(everyLimit(p), c.bansByAcked)
+	_, need[limiterFeatureFEATURE_PROBE] = c.limits[probeSourceAt]
 	need[limiterFeatureFEATURE_EXEMPT] = slices.ContainsFunc(everyLimit(p), func(l policy.Limit) bool { return l.Exempt != "" })
 	if p.OnTableFull == policy.TableFullChallenge && need[limiterFeatureFEATURE_CHALLENGE] {
 		c.head.OnTableFull = uint32(limiterOnTableFullTABLE_FULL_CHALLENGE)

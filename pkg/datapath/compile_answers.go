@@ -28,7 +28,9 @@ const (
 	challengeSourceAt = uint32(limiterAbiMAX_LIMITS) - 4
 	passedOnAt        = uint32(limiterAbiMAX_LIMITS) - 5
 	guessesAt         = uint32(limiterAbiMAX_LIMITS) - 6
-	firstAnswerAt     = guessesAt
+	probeSourceAt     = uint32(limiterAbiMAX_LIMITS) - 7
+	probeTotalAt      = uint32(limiterAbiMAX_LIMITS) - 8
+	firstAnswerAt     = probeTotalAt
 )
 
 // A valid cookie is guessed once in 2^29 tries, so with 20 a second one in ten months, and it strikes only where its
@@ -38,12 +40,19 @@ const (
 	guessesAtOnce    = 200
 )
 
+// One source is probed no more often than it is answered by RST, for that is how a strike ends.
+const (
+	probesPerSecond = 10
+	probesAtOnce    = 20
+)
+
 // answers: RSTs to one source, and in total; challenges, which must reach the few real clients of a flood, and may
 // all go to one address that is forged; SYNs that pass although they are over a limit, for a listener takes cookies
-// only while it sees some; and, no answers, wrong cookies of a source before its strikes do not count.
+// only while it sees some; no answers, wrong cookies of a source before its strikes do not count; and probes, to one
+// source and in total.
 func answers() []answer {
 	const reset, challenge = limiterFeatureFEATURE_RESET, limiterFeatureFEATURE_CHALLENGE
-	const ban = limiterFeatureFEATURE_BAN
+	const ban, probe = limiterFeatureFEATURE_BAN, limiterFeatureFEATURE_PROBE
 	return []answer{
 		{answerSourceAt, reset, "answers source", policy.PerSource, 10, 20},
 		{answerTotalAt, reset, "answers service", policy.PerService, 10_000, 10_000},
@@ -51,6 +60,8 @@ func answers() []answer {
 		{challengeTotalAt, challenge, "challenges service", policy.PerService, 2_000_000, 2_000_000},
 		{passedOnAt, challenge, "passed on", policy.PerService, 100, 100},
 		{guessesAt, ban, "guesses source", policy.PerSource, guessesPerSecond, guessesAtOnce},
+		{probeSourceAt, probe, "probes source", policy.PerSource, probesPerSecond, probesAtOnce},
+		{probeTotalAt, probe, "probes service", policy.PerService, 10_000, 10_000},
 	}
 }
 
@@ -66,6 +77,9 @@ func (c *compiled) addAnswers() error {
 		}
 		if proves(l) {
 			needed |= limiterFeatureFEATURE_RESET
+		}
+		if c.probes(l) {
+			needed |= limiterFeatureFEATURE_RESET | limiterFeatureFEATURE_PROBE
 		}
 	}
 	if c.bansByProof() {

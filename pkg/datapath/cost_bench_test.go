@@ -51,6 +51,7 @@ func costPaths() []costPath {
 	return []costPath{
 		{"established", "floor_parse", limiterProgSynwardXdp, ack, 1.3, limit(50, time.Second, 100)},
 		{"over limit, one source", "floor_parse", limiterProgSynwardXdp, syn, 2.0, limit(50, time.Second, 100)},
+		{"over limit that bans, one source", "floor_parse", limiterProgSynwardXdp, syn, 2.4, banned(50, 100)},
 		{"under limit, one source", "floor_parse", limiterProgSynwardXdp, syn, 0, limit(7_000_000, time.Second, 1<<25)},
 		{"spoofed flood, random over 2^32", "floor_random", "journey_random", syn, 4.0, limit(50, time.Second, 100)},
 		{"allowed host", "floor_parse", limiterProgSynwardXdp, syn, 0, onList(Allow, "198.51.100.7/32")},
@@ -59,6 +60,19 @@ func costPaths() []costPath {
 		{"over limit, one of many services", "floor_parse", limiterProgSynwardXdp, syn, 0, services(1)},
 		{"over the last of 8 limits", "floor_parse", limiterProgSynwardXdp, syn, 3.5, services(8)},
 	}
+}
+
+// banned is a policy of one service, whose limit probes whom it drops. It may cost a fifth more than without a ban.
+func banned(perSecond, burst uint64) func(*Instance) error {
+	p := &policy.Policy{Services: []policy.Service{{
+		Name: "default", Listen: []policy.Listen{{Proto: policy.TCP, First: 0, Last: 65535}},
+		Limits: []policy.Limit{{
+			Kind: policy.KindNew, Per: policy.PerSource, Rate: policy.Rate{Count: perSecond, Period: time.Second}, Burst: burst,
+			Ban: &policy.Ban{After: 5, Within: time.Minute, For: time.Minute},
+		}},
+	}}}
+	p.Normalize()
+	return func(i *Instance) error { return i.Apply(ApplyOptions{Policy: p}) }
 }
 
 // services is a policy of several services, in which one has so many limits; the last of them is soon met.

@@ -33,6 +33,7 @@ var actionNames = map[limiterAction]string{
 	limiterActionACTION_RESET:     "reset",
 	limiterActionACTION_OBSERVE:   "observe",
 	limiterActionACTION_CHALLENGE: "challenge",
+	limiterActionACTION_PROBE:     "probe",
 }
 
 // countersPerInterface is how many ends a packet has: reasons times actions.

@@ -49,7 +49,8 @@ const (
 	limiterActionACTION_RESET     limiterAction = 2
 	limiterActionACTION_OBSERVE   limiterAction = 3
 	limiterActionACTION_CHALLENGE limiterAction = 4
-	limiterActionACTION_COUNT     limiterAction = 5
+	limiterActionACTION_PROBE     limiterAction = 5
+	limiterActionACTION_COUNT     limiterAction = 6
 )
 
 type limiterAddr struct {
@@ -243,21 +244,7 @@ type limiterCounter struct {
 }
 
 type limiterCounts struct {
-	_      structs.HostLayout
-	Ledger struct {
-		_        structs.HostLayout
-		WindowNs uint64
-		Used     [2]uint32
-		Skip     [2]uint32
-		Created  [2]uint32
-	}
-	Quic struct {
-		_          structs.HostLayout
-		Connection uint64
-		Dcid       uint64
-		Bucket     uint32
-		Token      uint32
-	}
+	_         structs.HostLayout
 	Challenge struct {
 		_      structs.HostLayout
 		Syn    [60]uint8
@@ -295,10 +282,26 @@ type limiterCounts struct {
 			HasTimestamps uint8
 		}
 	}
-	RefusedBy    uint32
-	Proof        uint32
+	Quic struct {
+		_          structs.HostLayout
+		Connection uint64
+		Dcid       uint64
+		Bucket     uint32
+		Token      uint32
+	}
+	RefusedBy uint32
+	Proof     uint32
+	Probed    uint32
+	Sampled   uint32
+	Ledger    struct {
+		_        structs.HostLayout
+		WindowNs uint64
+		Used     [2]uint32
+		Skip     [2]uint32
+		Created  [2]uint32
+	}
 	NearLimits   [64]limiterCounter
-	ByEnd        [105]limiterCounter
+	ByEnd        [126]limiterCounter
 	NearServices [64]limiterCounter
 }
 
@@ -320,7 +323,8 @@ const (
 	limiterFeatureFEATURE_EXEMPT     limiterFeature = 4096
 	limiterFeatureFEATURE_BAN        limiterFeature = 8192
 	limiterFeatureFEATURE_ACKED      limiterFeature = 16384
-	limiterFeatureFEATURE_ALL        limiterFeature = 32767
+	limiterFeatureFEATURE_PROBE      limiterFeature = 32768
+	limiterFeatureFEATURE_ALL        limiterFeature = 65535
 )
 
 type limiterHashKey uint32
@@ -621,9 +625,10 @@ const (
 	limiterServiceFlagSERVICE_COUNT_REJECTED limiterServiceFlag = 4
 	limiterServiceFlagSERVICE_CONCURRENT     limiterServiceFlag = 32
 	limiterServiceFlagSERVICE_PROVES         limiterServiceFlag = 128
+	limiterServiceFlagSERVICE_PROBES         limiterServiceFlag = 256
 	limiterServiceFlagSERVICE_DROPS          limiterServiceFlag = 16
 	limiterServiceFlagSERVICE_BYTES_OUT      limiterServiceFlag = 64
-	limiterServiceFlagSERVICE_ACKED          limiterServiceFlag = 256
+	limiterServiceFlagSERVICE_ACKED          limiterServiceFlag = 512
 	limiterServiceFlagSERVICE_PLAIN          limiterServiceFlag = 8
 )
 

@@ -212,7 +212,7 @@ func (e end) verdict(h hook) uint32 {
 
 // answers: a packet goes back, so other bytes come out. What they are is another test.
 func (e end) answers() bool {
-	return e.action == limiterActionACTION_RESET || e.action == limiterActionACTION_CHALLENGE
+	return slices.Contains([]limiterAction{limiterActionACTION_RESET, limiterActionACTION_CHALLENGE, limiterActionACTION_PROBE}, e.action)
 }
 
 // ownService and ownLimit say by a reason whose counter moves beside the interface's: that of the

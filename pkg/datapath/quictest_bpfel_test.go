@@ -156,21 +156,7 @@ type quicTestCounter struct {
 }
 
 type quicTestCounts struct {
-	_      structs.HostLayout
-	Ledger struct {
-		_        structs.HostLayout
-		WindowNs uint64
-		Used     [2]uint32
-		Skip     [2]uint32
-		Created  [2]uint32
-	}
-	Quic struct {
-		_          structs.HostLayout
-		Connection uint64
-		Dcid       uint64
-		Bucket     uint32
-		Token      uint32
-	}
+	_         structs.HostLayout
 	Challenge struct {
 		_      structs.HostLayout
 		Syn    [60]uint8
@@ -208,9 +194,25 @@ type quicTestCounts struct {
 			HasTimestamps uint8
 		}
 	}
-	RefusedBy    uint32
-	Proof        uint32
-	ByEnd        [100]quicTestCounter
+	Quic struct {
+		_          structs.HostLayout
+		Connection uint64
+		Dcid       uint64
+		Bucket     uint32
+		Token      uint32
+	}
+	RefusedBy uint32
+	Proof     uint32
+	Probed    uint32
+	Sampled   uint32
+	Ledger    struct {
+		_        structs.HostLayout
+		WindowNs uint64
+		Used     [2]uint32
+		Skip     [2]uint32
+		Created  [2]uint32
+	}
+	ByEnd        [120]quicTestCounter
 	NearLimits   [64]quicTestCounter
 	NearServices [64]quicTestCounter
 }
