@@ -17,7 +17,7 @@ func TestExamplePolicyLimitsOpenConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := connBench{newBench(t, testenv.PairOptions{ClientPrefixes: exampleClients()})}
 			b.attach(datapath.ModeNative, nil)
-			p := parseExample(t, untilNow(examplePolicy))
+			p := parseExample(t, examplePolicy)
 			b.change(func(i *datapath.Instance) error { return i.Apply(datapath.ApplyOptions{Policy: p, By: "test"}) })
 			for _, c := range []struct {
 				what        string

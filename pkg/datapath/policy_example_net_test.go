@@ -89,6 +89,9 @@ func newExampleBench(t *testing.T, mode datapath.Mode) *exampleBench {
 		}
 	}
 	b.attach(mode, nil)
+	if mode == datapath.ModeNative {
+		b.watchClient()
+	}
 	p := parseExample(t, forOneSource(examplePolicy))
 	b.change(func(i *datapath.Instance) error { return i.Apply(datapath.ApplyOptions{Policy: p, By: "test"}) })
 	for _, port := range []uint16{80, 443, 8443, 22, 25, nobodysPort} {
@@ -255,6 +258,7 @@ func TestExamplePolicy(t *testing.T) {
 				b.mustLimitMail()
 				b.mustLimitGame()
 				b.mustLimitGlobally()
+				b.mustBan()
 				b.mustKeepLists()
 				b.mustLeaveAlone()
 			})

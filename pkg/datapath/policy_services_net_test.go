@@ -2,7 +2,13 @@
 
 package datapath_test
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+
+	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/internal/testenv"
+)
 
 // web is one service on all its ports, addresses and protocols: 50/s, burst 100.
 func (b *exampleBench) mustLimitWeb() {
@@ -86,6 +92,40 @@ func (b *exampleBench) mustLimitGlobally() {
 	b.mustHaveRefused("the global limit", b.limitOver("", 0)-before, 2000, got, repeated)
 	if refused := b.limitOver("mail", 1); refused != 0 {
 		b.t.Errorf("the limit of relays refused %d", refused)
+	}
+}
+
+// Who has downloaded more than 20 MB within a minute is banned for ten, and who goes on after his 3 logins for an hour.
+func (b *exampleBench) mustBan() {
+	b.t.Helper()
+	b.servers[8443].Close()
+	files := netip.AddrPortFrom(b.side.named, 8443)
+	b.fileServer(files)
+	downloads, insists := b.next(b.side.stranger), b.next(b.side.stranger)
+	conn := b.dial(downloads, files)
+	b.mustBeBanned(b.goOn(conn), downloads, 10*time.Minute, "1 strike at web")
+	if err := testenv.Abort(conn); err != nil {
+		b.t.Error(err)
+	}
+	b.change(func(i *datapath.Instance) error {
+		_, err := i.LiftBans()
+		return err
+	})
+	for range 12 {
+		_ = testenv.Connect(b.Client, insists, netip.AddrPortFrom(b.side.other, 22), exampleTimeout)
+	}
+	bans := b.bans()
+	if len(bans) != 1 {
+		b.t.Fatalf("bans of who insists: %+v; %v", bans, b.tally())
+	}
+	b.mustBeBanned(bans[0], insists, time.Hour, "5 strikes at ssh")
+	b.mustBe("web from who is banned at ssh", b.connections(tries{80, true, 5, 0}, insists), 0, 0)
+}
+
+func (b *exampleBench) mustBeBanned(ban datapath.Entry, source netip.Addr, length time.Duration, why string) {
+	b.t.Helper()
+	if got := ban.Expires.Sub(ban.Created); !ban.Prefix.Contains(source) || got != length || ban.Reason != why {
+		b.t.Errorf("%s is banned for %s: %s; want %s for %s: %s", ban.Prefix, got, ban.Reason, source, length, why)
 	}
 }
 
