@@ -32,10 +32,13 @@ static __always_inline bool wants_answer(__u32 verdict)
 	return features & FEATURE_RESET && VERDICT_ACTION(verdict) == ACTION_RESET;
 }
 
-/* The SYN of a connection or a request that is there is no new one: sent again, it must not end what it began. */
+/*
+ * The SYN of a connection or a request that is there is no new one: sent again, it must not end what it began. Behind
+ * one that has ended here it is.
+ */
 static __always_inline bool is_known(int state)
 {
-	return state && state != BPF_TCP_LISTEN;
+	return state && state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT;
 }
 
 static __always_inline int act_xdp(struct xdp_md *ctx, struct counts *mine, struct packet *p,

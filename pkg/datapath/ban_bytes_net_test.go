@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -214,6 +216,36 @@ services:
 	})
 }
 
+// Where everything is only observed nobody strikes, and neither does a connection that was open before a policy that bans.
+func TestDownloadsOfBeforeStrikeNobody(t *testing.T) {
+	const text = `
+version: 1
+mode: observe
+services:
+  - name: web
+    listen: [8080/tcp]
+    limits: [{per: source, bytes_out: 1MB/d, ban: {after: 1, within: 1h, for: 1h}}]
+`
+	for name, f := range bothFamilies() {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, testenv.PairOptions{ClientAddrs: []netip.Addr{f.beside}})
+			b.attach(datapath.ModeTC, nil)
+			b.apply(text)
+			to := netip.AddrPortFrom(f.server, 8080)
+			b.fileServer(to)
+			conn := b.dial(f.beside, to)
+			b.mustFetch(conn, 3_000_000)
+			b.mustNotHaveStruck("observed")
+			b.apply(strings.ReplaceAll(text, "observe", "enforce"))
+			b.mustFetch(conn, 3_000_000)
+			b.mustOwe(f.beside, 3_000_000)
+			b.mustNotHaveStruck("a connection of before")
+			b.forget(f.beside)
+			b.goOn(b.dial(f.beside, to))
+		})
+	}
+}
+
 // A limit of a whole network bans whoever downloads that much himself, and not the last one of many.
 func TestNobodyIsBannedForHisNeighbours(t *testing.T) {
 	const text = `
@@ -259,11 +291,12 @@ services:
 		listener := b.listen(b.Server, to)
 		b.answerLargely(netip.AddrPortFrom(f.server, 9090))
 
-		if err := testenv.SendDatagrams(b.Client, netip.AddrPortFrom(f.beside, 0), f.server, []uint16{9090}, []byte("?")); err != nil {
+		requests := slices.Repeat([][]byte{[]byte("?")}, 20)
+		if err := testenv.SendDatagrams(b.Client, netip.AddrPortFrom(f.beside, 0), f.server, []uint16{9090}, requests...); err != nil {
 			b.t.Fatal(err)
 		}
 		b.mustOwe(f.beside, 9_900)
-		b.mustNotHaveStruck("a large answer")
+		b.mustNotHaveStruck("large answers")
 		b.forget(f.beside)
 
 		b.forgeSYNs(f.beside, to)
@@ -324,7 +357,7 @@ func eachFloodable(t *testing.T, test func(b *bench, mode datapath.Mode, f famil
 	})
 }
 
-// answerLargely answers a datagram by one of 30 kB.
+// answerLargely answers a datagram by one that fills a packet.
 func (b *bench) answerLargely(addr netip.AddrPort) {
 	b.t.Helper()
 	var conn *net.UDPConn
@@ -344,7 +377,7 @@ func (b *bench) answerLargely(addr netip.AddrPort) {
 				return
 			}
 			if err == nil {
-				_, _ = conn.WriteToUDPAddrPort(make([]byte, 30_000), from)
+				_, _ = conn.WriteToUDPAddrPort(make([]byte, 1400), from)
 			}
 		}
 	}()
