@@ -246,7 +246,8 @@ services:
 	}
 }
 
-// A limit of a whole network bans whoever downloads that much himself, and not the last one of many.
+// A limit of a whole network bans whoever downloads that much himself, and not the last one of many. One socket listens
+// for both families.
 func TestNobodyIsBannedForHisNeighbours(t *testing.T) {
 	const text = `
 version: 1
@@ -261,7 +262,7 @@ services:
 			b.attach(datapath.ModeTC, nil)
 			b.apply(text)
 			to := netip.AddrPortFrom(f.server, 8080)
-			b.fileServer(to)
+			b.fileServer(netip.AddrPortFrom(netip.IPv6Unspecified(), 8080))
 			one, other := b.dial(f.client, to), b.dial(f.beside, to)
 			b.mustFetch(one, 900_000)
 			b.mustFetch(other, 900_000)
@@ -312,6 +313,9 @@ services:
 			}
 			return err == nil
 		})
+		if err := listener.(*net.TCPListener).SetDeadline(stalled()); err != nil {
+			b.t.Fatal(err)
+		}
 		server, err := listener.Accept()
 		if err != nil {
 			b.t.Fatal(err)

@@ -6,12 +6,8 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	tg "github.com/synward/synward/pkg/internal/trafficgen"
 	"github.com/synward/synward/pkg/policy"
@@ -140,55 +136,26 @@ func TestProbeStrikesOnceOnTwoCPUs(t *testing.T) {
 	for _, h := range bothHooks {
 		c := newProbeProgram(t, probing(policy.OverDrop, 1, policy.Ban{After: 30_000, For: time.Hour, Within: time.Hour}))
 		o := c.provoke(h, syn4(), 1)
-		acks := o.probes(answers)
+		twice := o.probes(answers)
 		before := c.tally()
-		c.onTwoCPUsAtOnce(h, acks)
+		c.inPairs(h, twice, func() error { return nil })
 		c.wantTally(before, answers, 0, string(h))
 	}
 }
 
-// probes are the answers to so many, of which no counter is looked at.
+// probes are the answers to so many, each twice, of which no counter is looked at.
 func (o *offender) probes(n int) (acks [][]byte) {
 	o.t.Helper()
 	for range n {
 		o.drainProbes()
 		p := o.next()
 		must(o.t, o.ns.Do(func() error {
-			acks = append(acks, o.ackTo(p, o.run(o.hook, p.Bytes(), nil).out).Bytes())
+			ack := o.ackTo(p, o.run(o.hook, p.Bytes(), nil).out).Bytes()
+			acks = append(acks, ack, ack)
 			return nil
 		}))
 	}
 	return acks
-}
-
-// onTwoCPUsAtOnce judges each frame on both, which wait for each other before each.
-func (c *challengeProgram) onTwoCPUsAtOnce(h hook, frames [][]byte) {
-	c.t.Helper()
-	program := c.program(h)
-	var arrived atomic.Int64
-	var done sync.WaitGroup
-	var failed [2]error
-	for cpu := range 2 {
-		done.Go(func() {
-			failed[cpu] = c.ns.Do(func() error {
-				var set unix.CPUSet
-				set.Set(cpu)
-				err := unix.SchedSetaffinity(0, &set)
-				for n, frame := range frames {
-					for arrived.Add(1); arrived.Load() < int64(2*n+2); {
-					}
-					if err == nil {
-						_, _, err = program.Test(frame)
-					}
-				}
-				return err
-			})
-		})
-	}
-	done.Wait()
-	for _, err := range failed {
-		must(c.t, err)
-	}
 }
 
 // Where nothing is refused nothing is probed: under `mode: observe`, and once `attach --confirm` has run out.

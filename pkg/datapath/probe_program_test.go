@@ -107,8 +107,9 @@ func TestProbeStrikes(t *testing.T) {
 						late := o.probed()
 						c.emptyMeters()
 						o.refusesAnswer(late, "strike 2, and the limit has room")
-						for range 5 {
+						for n := range uint32(5) {
 							o.refusesAnswer(late, "strike 2 again")
+							o.refusesAnswer(late.With(func(p *tg.Packet) { p.Seq, p.Ack = p.Seq+n<<20, p.Ack+n<<20+n%4 }), "strike 2, shifted")
 							o.refusesAnswer(late.With(func(p *tg.Packet) { p.Payload = []byte("hello") }), "strike 2 with data")
 						}
 						c.wantTally(before, 2, 0, "two strikes")
