@@ -3,9 +3,9 @@
 
 /*
  * Tells an ACK that proves its source from all others: from a source that was challenged or probed lately, and either
- * with a valid cookie of the kernel's, to a service that asks for proof, and of no connection that is there, for every
- * later segment that carries the same numbers belongs to the connection that came of the first. Or with that of a
- * probe, of which no connection ever comes. Writes down what it is proof of.
+ * with a valid cookie of the kernel's, to a service that asks for proof, or with that of a probe. And of no connection
+ * that is there: every later segment that carries the numbers of the former belongs to the connection that came of it,
+ * and among the ACKs of all connections some have those of the latter by chance. Writes down what it is proof of.
  */
 
 #include "ban.h"
@@ -84,7 +84,7 @@ __noinline int proof_xdp(struct xdp_md *ctx, struct packet *p)
 	if (!asked || load_xdp(ctx, p->l4_offset, &tcp, sizeof(tcp)))
 		return KIND_ESTABLISHED;
 	kind = cookie_kind(mine, p, &tcp, asked);
-	if (kind != KIND_PROOF && !is_guess(p, kind))
+	if (kind == KIND_ESTABLISHED && !is_guess(p, kind))
 		return kind;
 	return proof_kind(p, kind, socket_state_xdp(ctx, p) == BPF_TCP_LISTEN);
 }
@@ -103,7 +103,7 @@ __noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
 					 load_net(ctx, p->l4_offset, &tcp, sizeof(tcp))))
 		return KIND_ESTABLISHED;
 	kind = cookie_kind(mine, p, &tcp, asked);
-	if (kind != KIND_PROOF && !is_guess(p, kind))
+	if (kind == KIND_ESTABLISHED && !is_guess(p, kind))
 		return kind;
 	return proof_kind(p, kind, socket_state_skb(ctx, p) == BPF_TCP_LISTEN);
 }

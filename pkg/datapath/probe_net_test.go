@@ -23,7 +23,7 @@ services:
   - name: web
     listen: [8080/tcp]
     limits:
-      - {per: source, new: 1/d, burst: 2, over: %s, ban: {after: 3, within: 1h, for: 2s, growth: 2, max: 1h}}
+      - {per: source, new: 1/d, burst: 2, over: %s, ban: {after: 3, within: 1h, for: 5s, growth: 2, max: 1h}}
 `
 
 // probeBench is a server as it is installed: no setting of it is changed.
@@ -54,15 +54,15 @@ func TestInsistentClientIsProbedAndBanned(t *testing.T) {
 							t.Fatalf("connection %d was refused: %v", n, b.tally())
 						}
 					}
-					b.mustStrikeOut(f.beside, to, 2*time.Second)
-					if _, err := testenv.Dial(b.Client, f.beside, to, 300*time.Millisecond); err == nil {
-						t.Error("connects while it is banned")
+					b.mustStrikeOut(f.beside, to, 5*time.Second)
+					if _, err := testenv.Dial(b.Client, f.beside, to, 300*time.Millisecond); err == nil || b.packets("blocked") == 0 {
+						t.Errorf("while it is banned: %v, %v", err, b.tally())
 					}
 					if !b.insist(f.client, to) {
 						t.Errorf("its neighbour is refused: %v", b.tally())
 					}
-					testenv.WaitFor(t, patience, "the ban to end", func() bool { return len(b.bans()) == 0 })
-					b.mustStrikeOut(f.beside, to, 4*time.Second)
+					testenv.WaitFor(t, time.Minute, "the ban to end", func() bool { return len(b.bans()) == 0 })
+					b.mustStrikeOut(f.beside, to, 10*time.Second)
 					if got := b.tally(); got["over_new probe"] != 6 || got["over_new reset"] != 6 {
 						t.Errorf("not six probes and six RSTs: %v", got)
 					}
@@ -90,7 +90,7 @@ services:
 				to := netip.AddrPortFrom(f.server, 8080)
 				b.helloServer(to)
 				flood := b.startFloodThat("over_new drop", to, tg.Mix{{Prefix: netip.PrefixFrom(f.beside, f.beside.BitLen()), Count: 1}})
-				testenv.WaitFor(t, patience, "100,000 of the flood", func() bool { return b.tally()["over_new drop"] > 100_000 })
+				testenv.WaitFor(t, time.Minute, "much of the flood", func() bool { return b.tally()["over_new drop"] > uint64(often(100_000, 10_000)) })
 				rate := flood.rate()
 				begin := time.Now()
 				testenv.WaitFor(t, patience, "room in its limit", func() bool { return b.roomFor(f.beside, to) >= 2 })

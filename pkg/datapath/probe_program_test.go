@@ -240,6 +240,32 @@ func TestProbeOfNoConnectionThatIsThere(t *testing.T) {
 	}
 }
 
+// The ACK of a connection that is there strikes nobody, though by chance it has the number that answers a probe.
+func TestProbeIsNotAnsweredByAConnection(t *testing.T) {
+	c := newProbeProgram(t, probing(policy.OverDrop, 1, policy.Ban{After: 1, For: time.Hour}))
+	port := uint16(30_000)
+	for _, p := range []tg.Packet{syn4(), syn6()} {
+		for _, h := range bothHooks {
+			c.emptyMeters()
+			before := c.tally()
+			port++
+			syn := p.With(tg.From(port))
+			c.ends(h, p.With(tg.From(7)), isNew, "the one that there is room for")
+			ack := c.ackTo(syn, c.ends(h, syn, isProbed, "over the limit"))
+			conn := c.connect(syn, false)
+			c.ends(h, ack, isNotConnected, "of a connection")
+			if got := c.tally(); got != before {
+				t.Errorf("%s: counted %+v since %+v", h, got, before)
+			}
+			must(t, conn.(*net.TCPConn).SetLinger(0))
+			must(t, conn.Close())
+			c.drainAnswers()
+			c.ends(h, ack, isOverByProof, "the same of none")
+			c.clearBans()
+		}
+	}
+}
+
 // Behind a connection that has ended here, whoever asks with its address and port asks for a new one.
 func TestResetBehindAConnectionThatHasEnded(t *testing.T) {
 	c := newProbeProgram(t, aDay(policy.KindNew, policy.PerSource, 1, thatResets))

@@ -18,7 +18,7 @@ func (h *heir) fillBans() error {
 			index.set(p)
 		}
 	})
-	if err != nil || len(h.from.policies) == 0 || h.featuresNeeded()&uint32(limiterFeatureFEATURE_BAN) == 0 {
+	if err != nil || len(h.from.policies) == 0 || h.featuresNeeded()&banFeatures == 0 {
 		return err
 	}
 	return h.protect()
