@@ -170,13 +170,14 @@ func download(ts *testscript.TestScript, neg bool, args []string) {
 		l, err = net.Listen("tcp", ":"+args[0])
 		return err
 	}))
-	ts.Defer(func() { l.Close() })
+	ended := make(chan struct{})
+	ts.Defer(func() { close(ended); l.Close() })
 	go func() {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		ts.Defer(func() { c.Close() })
+		go func() { <-ended; c.Close() }()
 		for err == nil {
 			_, err = c.Write(make([]byte, 1<<16))
 		}
