@@ -158,6 +158,7 @@ func TestEveryReasonHasACase(t *testing.T) {
 	note(isChallenged)     // TestChallengeOfASource
 	note(isProven)
 	note(isExempt) // TestExemptIsWhoConnectedLately
+	note(isProbed) // TestProbeStrikes
 	for reason := limiterReasonREASON_NONE + 1; reason < limiterReasonREASON_COUNT; reason++ {
 		if !reasons[reason] {
 			t.Errorf("reason %d (%s) has no case", reason, reasonNames[reason])
