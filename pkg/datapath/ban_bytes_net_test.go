@@ -117,15 +117,6 @@ func (b *bench) goOn(conn net.Conn) datapath.Entry {
 	return bans[0]
 }
 
-func (b *bench) banTally() (tally datapath.BanTally) {
-	b.t.Helper()
-	b.read(func(i *datapath.Instance) (err error) {
-		tally, err = i.BanTally()
-		return err
-	})
-	return tally
-}
-
 func (b *bench) mustNotHaveStruck(what string) {
 	b.t.Helper()
 	if tally := b.banTally(); tally.Strikes != 0 || len(b.bans()) != 0 {
