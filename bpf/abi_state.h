@@ -159,7 +159,7 @@ struct counts {
 	struct quic_key quic;
 	__u32 refused_by; /* the limit that refused last: id of the service << 8 | its number there */
 	__u32 proof; /* the cookie of the proof that is judged, less its sequence number */
-	__u32 probed; /* the verdict on it, where it answers a probe */
+	__u32 probed; /* which of the limits that its packets meet it answers a probe of, plus 1 */
 	__u32 sampled; /* the ledger has written the packet that is judged: it may be probed */
 	struct ledger_budget ledger;
 	struct counter by_end[REASON_COUNT * ACTION_COUNT];

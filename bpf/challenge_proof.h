@@ -47,7 +47,7 @@ static __always_inline int cookie_kind(struct counts *mine, struct packet *p,
 	if (PROVES && asked & SERVICE_PROVES && good_cookie(p, tcp))
 		return KIND_PROOF;
 	if (PROBES && asked & SERVICE_PROBES) {
-		mine->probed = judge_probed(p, tcp);
+		mine->probed = limit_answered(p, tcp);
 		if (mine->probed)
 			return KIND_PROBED;
 	}

@@ -117,6 +117,21 @@ static __always_inline void note_waiting(struct packet *p, __u32 verdict)
 		conns_wait(p);
 }
 
+/*
+ * The answer to a probe: refused, whatever its limit would say by now, for its probe was sent because it was over. Not of
+ * whom the service allows, or the limit is not for, by now: the kernel tells him that there is no connection.
+ */
+static __always_inline __u32 judge_answer(const struct counts *mine, const struct packet *p,
+					  const struct service *s, __u32 slot)
+{
+	const struct limit *l = limit_at(s, slot, mine->probed - 1);
+	__u64 in = features & FEATURE_SETS && s->flags & SERVICE_SETS ? sets_of(p, slot) : 0;
+
+	if (!l || in & s->allow || !limit_is_of(l, in))
+		return REASON_UNDER_LIMIT;
+	return with_another(l->over, ACTION_RESET);
+}
+
 /* Proof that goes on is no further connection: its SYN was counted. */
 static __always_inline __u32 judged_proof(struct counts *mine, struct packet *p,
 					  const struct service *s, __u32 slot, __u64 now,
@@ -152,7 +167,7 @@ static __always_inline __u32 judge_service(struct counts *mine, struct packet *p
 		return p->kind == KIND_ESTABLISHED ? REASON_ESTABLISHED : REASON_NO_SERVICE;
 	}
 	if (PROBES && p->kind == KIND_PROBED)
-		return judged_proof(mine, p, s, slot, now, mine->probed);
+		return judged_proof(mine, p, s, slot, now, judge_answer(mine, p, s, slot));
 	if (quic)
 		verdict = tell_quic(p, &mine->quic, slot, now);
 	if (features & (FEATURE_VOLUME | FEATURE_QUIC) && p->kind == KIND_ESTABLISHED &&

@@ -78,11 +78,8 @@ __noinline int answers_probe(const struct limit *l, const struct packet *p,
 	}
 }
 
-/*
- * The verdict on an ACK by the limit of its service whose probe it answers, 0 if it answers none. Whatever that limit
- * would say by now: its probe was sent because it was over.
- */
-__noinline __u32 judge_probed(struct packet *p, const struct tcp_header *tcp)
+/* Which of the limits that its packets meet an ACK answers a probe of, plus 1; 0: none. */
+__noinline __u32 limit_answered(struct packet *p, const struct tcp_header *tcp)
 {
 	const struct service *s;
 	__u32 slot;
@@ -99,7 +96,7 @@ __noinline __u32 judge_probed(struct packet *p, const struct tcp_header *tcp)
 		if (!l)
 			break;
 		if (limit_probes(l) && answers_probe(l, p, tcp))
-			return with_another(l->over, ACTION_RESET);
+			return n + 1;
 	}
 	return 0;
 }

@@ -57,7 +57,7 @@ func TestNobodyIsFramedByProbes(t *testing.T) {
 				return nil
 			}))
 			c.spendGuesses(p.Src)
-			o.refusesAnswer(right, "the right one among them")
+			o.refusesAnswer(o.hook, right, "the right one among them")
 			c.wantTally(before, 0, 0, fmt.Sprintf("%s, a flood", h))
 			drain(c.tables, c.limit(int(guessesAt)), monotonicNow())
 			o.strikeByProbe("of his own, once guesses are few")

@@ -56,17 +56,17 @@ func (o *offender) probed() tg.Packet {
 func (o *offender) strikeByProbe(what string) tg.Packet {
 	o.t.Helper()
 	p := o.probed()
-	o.refusesAnswer(p, what)
+	o.refusesAnswer(o.hook, p, what)
 	return p
 }
 
 // refusesAnswer wants the RST of RFC 9293 section 3.10.7.1.
-func (o *offender) refusesAnswer(ack tg.Packet, what string) {
-	o.t.Helper()
-	o.drainAnswers()
-	answer := o.ends(o.hook, ack, isOverByProof, what)
+func (c *challengeProgram) refusesAnswer(h hook, ack tg.Packet, what string) {
+	c.t.Helper()
+	c.drainAnswers()
+	answer := c.ends(h, ack, isOverByProof, what)
 	if tcp := decodeTCP(answer); tcp == nil || !tcp.RST || tcp.ACK || tcp.Seq != ack.Ack {
-		o.t.Errorf("%s %s: no RST in %x", o.hook, what, answer)
+		c.t.Errorf("%s %s: no RST in %x", h, what, answer)
 	}
 }
 
@@ -106,11 +106,11 @@ func TestProbeStrikes(t *testing.T) {
 						o.strikeByProbe("strike 1")
 						late := o.probed()
 						c.emptyMeters()
-						o.refusesAnswer(late, "strike 2, and the limit has room")
+						o.refusesAnswer(o.hook, late, "strike 2, and the limit has room")
 						for n := range uint32(5) {
-							o.refusesAnswer(late, "strike 2 again")
-							o.refusesAnswer(late.With(func(p *tg.Packet) { p.Seq, p.Ack = p.Seq+n<<20, p.Ack+n<<20+n%4 }), "strike 2, shifted")
-							o.refusesAnswer(late.With(func(p *tg.Packet) { p.Payload = []byte("hello") }), "strike 2 with data")
+							o.refusesAnswer(o.hook, late, "strike 2 again")
+							o.refusesAnswer(o.hook, late.With(func(p *tg.Packet) { p.Seq, p.Ack = p.Seq+n<<20, p.Ack+n<<20+n%4 }), "strike 2, shifted")
+							o.refusesAnswer(o.hook, late.With(func(p *tg.Packet) { p.Payload = []byte("hello") }), "strike 2 with data")
 						}
 						c.wantTally(before, 2, 0, "two strikes")
 						c.provoke(h, p, 2)
