@@ -15,10 +15,16 @@
 #include "probe_act.h"
 #include "reset.h"
 
-/* Worst case: a source that is over its own has cost the others nothing. */
+/* Worst case: a source that is over its own has cost the others nothing. SYNs use up nothing of what proof is told by. */
 __noinline int may_answer(struct packet *p)
 {
-	return p ? charge_answer(p, ANSWERS_TO_SOURCE, ANSWERS_IN_TOTAL, bpf_ktime_get_ns()) : 0;
+	bool asks;
+
+	if (!p)
+		return 0;
+	asks = p->kind == KIND_NEW;
+	return charge_answer(p, asks ? ANSWERS_TO_SOURCE : REFUSED_TO_SOURCE,
+			     asks ? ANSWERS_IN_TOTAL : REFUSED_IN_TOTAL, bpf_ktime_get_ns());
 }
 
 /* What could not be answered was dropped, and is counted as that. */

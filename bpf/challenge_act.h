@@ -19,13 +19,15 @@ static __always_inline __u64 control_tick(void)
 
 /*
  * Answers have limits of their own: the last of a policy. Those of RSTs, for each source and in all, the same of
- * challenges, and how many SYNs pass although they are over a limit.
+ * challenges, how many SYNs pass although they are over a limit, and those of RSTs to proof that is refused.
  */
 #define ANSWERS_TO_SOURCE (MAX_LIMITS - 2)
 #define ANSWERS_IN_TOTAL (MAX_LIMITS - 1)
 #define CHALLENGES_TO_SOURCE (MAX_LIMITS - 4)
 #define CHALLENGES_IN_TOTAL (MAX_LIMITS - 3)
 #define PASSED_ON (MAX_LIMITS - 5)
+#define REFUSED_TO_SOURCE (MAX_LIMITS - 9)
+#define REFUSED_IN_TOTAL (MAX_LIMITS - 10)
 
 /* For how long an ACK may be the one that a cookie asked for: cookies are good for two minutes and a bit. */
 #define PROOF_FOR_NS (130 * 1000000000ULL)

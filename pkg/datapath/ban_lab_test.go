@@ -91,6 +91,18 @@ func (c *challengeProgram) drainAnswers() {
 	c.t.Helper()
 	drain(c.tables, c.limit(int(answerSourceAt)), monotonicNow())
 	c.tables.LimitStates[c.limit(int(answerTotalAt)).Id] = limiterLimitState{}
+	c.drainRefused()
+}
+
+// drainRefused gives it those back that its refused proof is told by, where a policy has them.
+func (c *challengeProgram) drainRefused() {
+	c.t.Helper()
+	l := c.limit(int(refusedSourceAt))
+	if l.Cost == 0 {
+		return
+	}
+	drain(c.tables, l, monotonicNow())
+	c.tables.LimitStates[c.limit(int(refusedTotalAt)).Id] = limiterLimitState{}
 }
 
 func (c *challengeProgram) tally() BanTally {

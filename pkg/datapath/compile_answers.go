@@ -13,7 +13,7 @@ import (
 // answer is one of the limits of answers, the same for every policy that has any, at the end of its limits.
 type answer struct {
 	at      uint32
-	feature limiterFeature // of the policies that have it
+	feature limiterFeature // of the policies that have it: any of these
 	name    string
 	per     policy.Per
 	count   uint64 // a second
@@ -30,7 +30,9 @@ const (
 	guessesAt         = uint32(limiterAbiMAX_LIMITS) - 6
 	probeSourceAt     = uint32(limiterAbiMAX_LIMITS) - 7
 	probeTotalAt      = uint32(limiterAbiMAX_LIMITS) - 8
-	firstAnswerAt     = probeTotalAt
+	refusedSourceAt   = uint32(limiterAbiMAX_LIMITS) - 9
+	refusedTotalAt    = uint32(limiterAbiMAX_LIMITS) - 10
+	firstAnswerAt     = refusedTotalAt
 )
 
 // A valid cookie is guessed once in 2^29 tries, so with 20 a second one in ten months, and it strikes only where its
@@ -48,11 +50,12 @@ const (
 
 // answers: RSTs to one source, and in total; challenges, which must reach the few real clients of a flood, and may
 // all go to one address that is forged; SYNs that pass although they are over a limit, for a listener takes cookies
-// only while it sees some; no answers, wrong cookies of a source before its strikes do not count; and probes, to one
-// source and in total.
+// only while it sees some; no answers, wrong cookies of a source before its strikes do not count; probes, to one source
+// and in total; and RSTs to proof that is refused, which no SYN in its source's name may use up.
 func answers() []answer {
 	const reset, challenge = limiterFeatureFEATURE_RESET, limiterFeatureFEATURE_CHALLENGE
 	const ban, probe = limiterFeatureFEATURE_BAN, limiterFeatureFEATURE_PROBE
+	const proof = limiterFeatureFEATURE_PROVEN | probe
 	return []answer{
 		{answerSourceAt, reset, "answers source", policy.PerSource, 10, 20},
 		{answerTotalAt, reset, "answers service", policy.PerService, 10_000, 10_000},
@@ -62,6 +65,8 @@ func answers() []answer {
 		{guessesAt, ban, "guesses source", policy.PerSource, guessesPerSecond, guessesAtOnce},
 		{probeSourceAt, probe, "probes source", policy.PerSource, probesPerSecond, probesAtOnce},
 		{probeTotalAt, probe, "probes service", policy.PerService, 10_000, 10_000},
+		{refusedSourceAt, proof, "refused source", policy.PerSource, 10, 20},
+		{refusedTotalAt, proof, "refused service", policy.PerService, 10_000, 10_000},
 	}
 }
 
@@ -76,7 +81,7 @@ func (c *compiled) addAnswers() error {
 			needed |= limiterFeatureFEATURE_CHALLENGE
 		}
 		if proves(l) {
-			needed |= limiterFeatureFEATURE_RESET
+			needed |= limiterFeatureFEATURE_RESET | limiterFeatureFEATURE_PROVEN
 		}
 		if c.probes(l) {
 			needed |= limiterFeatureFEATURE_RESET | limiterFeatureFEATURE_PROBE

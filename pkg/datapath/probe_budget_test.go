@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/synward/synward/pkg/internal/testenv"
+	tg "github.com/synward/synward/pkg/internal/trafficgen"
 	"github.com/synward/synward/pkg/policy"
 )
 
@@ -116,6 +117,38 @@ func TestProbesMustSuffice(t *testing.T) {
 		limit.Prefix, limit.Ban.Prefix = policy.PrefixLengths{IPv4: 32, IPv6: 64}, policy.PrefixLengths{IPv4: 32, IPv6: 64}
 		if err := supported(limit); (err == nil) != good {
 			t.Errorf("%d strikes within a second: %v", after, err)
+		}
+	}
+}
+
+// However many SYNs are reset in somebody's name, he is told that his own connection, which he thinks he has, is refused.
+func TestForgedSYNsLeaveAnAnswerItsReset(t *testing.T) {
+	c := newProbeProgram(t, probing(policy.OverReset, 1, policy.Ban{After: 100, For: time.Hour}))
+	for _, h := range bothHooks {
+		for _, p := range []tg.Packet{syn4(), syn6()} {
+			c.emptyMeters()
+			c.clearBans()
+			o := c.provoke(h, p, 1)
+			right := o.probed()
+			o.drainAnswers()
+			program := c.program(h)
+			before, err := c.programLab.ends(slotOf(h))
+			must(t, err)
+			must(t, c.ns.Do(func() error {
+				for range 1000 {
+					if _, _, err := program.Test(o.next().Bytes()); err != nil {
+						return err
+					}
+				}
+				return nil
+			}))
+			after, err := c.programLab.ends(slotOf(h))
+			must(t, err)
+			if after.of(isOver.reason, isOver.action).Packets == before.of(isOver.reason, isOver.action).Packets {
+				t.Fatalf("%s: the flood has not used up its RSTs", h)
+			}
+			c.drainRefused()
+			c.ends(h, right, isOverByProof, "his answer")
 		}
 	}
 }
