@@ -25,7 +25,8 @@ enum hash_key {
  * proof of the source charges; 0: it has none. from and except are bits of the sets: a
  * limit applies to sources in one of from (0: all) and none of except. debt is, of bytes_out alone, what may be
  * owed at most, in units: more than a burst, for what was sent is charged in full. acked is the place of a meter of the
- * same limit that only what was acknowledged charges; 0: it bans nobody. Of concurrent connections,
+ * same limit that only what was acknowledged charges; 0: it bans nobody. probed is the place of one that only answers to
+ * its probes and completed handshakes charge; 0: it probes nobody. Of concurrent connections,
  * capacity is how many there may be, and nothing else of this is used.
  */
 struct limit {
@@ -51,7 +52,7 @@ struct limit {
 	__u32 mask6[4];
 	__u64 debt;
 	__u32 acked;
-	__u32 pad2;
+	__u32 probed;
 };
 _Static_assert(sizeof(struct limit) == 128, "limit");
 

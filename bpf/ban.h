@@ -123,24 +123,35 @@ static __always_inline struct striker *strikes_of(const struct packet *p, __u32 
 	return bpf_map_lookup_elem(&strikes, &key);
 }
 
+/* Whether the proof that own_counts holds may be a strike of p's source against a limit. It may once. */
+__noinline int may_be_strike(const struct packet *p, __u32 slot_and_limit, __u64 now)
+{
+	struct counts *mine = own_counts();
+	struct striker *s;
+
+	if (!p || !mine || !may_strike(p, slot_and_limit >> 16, now))
+		return 0;
+	s = strikes_of(p, slot_and_limit & 0xffff);
+	return s && proof_is_new(s, mine->proof);
+}
+
 /*
- * One strike of p's source against a limit, for the proof that own_counts holds. 1: it is the last, and a ban is due,
- * which is its caller's to make: below this frame there is no room for another.
+ * One strike of p's source against a limit. 1: it is the last, and a ban is due, which is its caller's to make: below
+ * this frame there is no room for another.
  */
 __noinline int strike(const struct packet *p, __u32 slot_and_limit, __u64 now)
 {
 	struct strike_try t = {};
 	struct ban_term *terms;
-	struct counts *mine = own_counts();
 	struct ban_tally *tally = own_tally();
 
-	if (!p || !mine || !tally || !may_strike(p, slot_and_limit >> 16, now))
+	if (!p || !tally)
 		return 0;
 	terms = bpf_map_lookup_elem(&ban_terms, &slot_and_limit);
 	if (!terms)
 		return 0;
 	t.of = strikes_of(p, slot_and_limit & 0xffff);
-	if (!t.of || !proof_is_new(t.of, mine->proof))
+	if (!t.of)
 		return 0;
 	tally->strikes++;
 	t.now_ms = now / MILLISECOND_NS;

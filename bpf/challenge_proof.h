@@ -61,10 +61,12 @@ static __always_inline bool is_guess(struct packet *p, int kind)
 	       may_strike(p, slot_of(p), coarse_ns());
 }
 
-/* listens: there is no connection and no request, so a listener is asked. */
-static __always_inline int proof_kind(struct packet *p, int kind, bool listens)
+/* met: BPF_TCP_LISTEN where there is no connection and no request, so a listener is asked. */
+static __always_inline int proof_kind(struct packet *p, int kind, int met, __u32 asked)
 {
-	if (!listens)
+	if (PROBES && met == SOCKET_OPENS && asked & SERVICE_PROBES)
+		return KIND_OPENS;
+	if (met != BPF_TCP_LISTEN)
 		return KIND_ESTABLISHED;
 	if (kind == KIND_ESTABLISHED)
 		charge_guess(p, coarse_ns());
@@ -86,7 +88,7 @@ __noinline int proof_xdp(struct xdp_md *ctx, struct packet *p)
 	kind = cookie_kind(mine, p, &tcp, asked);
 	if (kind == KIND_ESTABLISHED && !is_guess(p, kind))
 		return kind;
-	return proof_kind(p, kind, socket_state_xdp(ctx, p) == BPF_TCP_LISTEN);
+	return proof_kind(p, kind, socket_met_xdp(ctx, p, &tcp), asked);
 }
 
 __noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
@@ -105,5 +107,5 @@ __noinline int proof_skb(struct __sk_buff *ctx, struct packet *p)
 	kind = cookie_kind(mine, p, &tcp, asked);
 	if (kind == KIND_ESTABLISHED && !is_guess(p, kind))
 		return kind;
-	return proof_kind(p, kind, socket_state_skb(ctx, p) == BPF_TCP_LISTEN);
+	return proof_kind(p, kind, socket_met_skb(ctx, p, &tcp), asked);
 }

@@ -42,6 +42,15 @@ static __always_inline __u64 clock_ns(const struct policy *policy)
 	return bpf_jiffies64() * control.tick_ns + control.jiffies_ns;
 }
 
+/* What an ACK proves, but for the end of a handshake, which is counted and goes on as what it is. */
+static __always_inline int settled_kind(struct packet *p, int kind)
+{
+	if (!PROBES || kind != KIND_OPENS)
+		return kind;
+	charge_opened(p, clock_ns(policy_at(slot_of(p))));
+	return KIND_ESTABLISHED;
+}
+
 /* A limit's verdict says what is done; from the deadline of `attach --confirm` on that is nothing. */
 static __always_inline __u32 with_action(__u32 verdict, __u32 slot, __u64 now)
 {
@@ -125,11 +134,23 @@ static __always_inline __u32 judge_answer(const struct counts *mine, const struc
 					  const struct service *s, __u32 slot)
 {
 	const struct limit *l = limit_at(s, slot, mine->probed - 1);
-	__u64 in = features & FEATURE_SETS && s->flags & SERVICE_SETS ? sets_of(p, slot) : 0;
+	__u64 in = sets_asked(s, p, slot);
 
 	if (!l || in & s->allow || !limit_is_of(l, in))
 		return REASON_UNDER_LIMIT;
 	return with_another(l->over, ACTION_RESET);
+}
+
+/* Of a limit that challenges it is: its second meter has refused the proof. */
+static __always_inline bool is_over_by_proof(const struct counts *mine, const struct packet *p,
+					     const struct service *s, __u32 slot, __u64 now)
+{
+	const struct limit *l;
+
+	if (!PROBES || p->kind != KIND_PROBED)
+		return true;
+	l = limit_at(s, slot, mine->probed - 1);
+	return l && charge_attempt(l, p, slot, now) == METER_OVER;
 }
 
 /* Proof that goes on is no further connection: its SYN was counted. */
@@ -147,7 +168,8 @@ static __always_inline __u32 judged_proof(struct counts *mine, struct packet *p,
 	if (features & FEATURE_BAN && verdict & VERDICT_STRIKE &&
 	    VERDICT_ACTION(verdict) == ACTION_RESET) {
 		limit = slot << 16 | (VERDICT_LIMIT(verdict) - 1);
-		if (strike(p, limit, now))
+		if (may_be_strike(p, limit, now) && is_over_by_proof(mine, p, s, slot, now) &&
+		    strike(p, limit, now))
 			ban_source(p, limit, s->id, now);
 	}
 	return verdict;

@@ -28,6 +28,7 @@
 #include "act.h"
 #include "ban.h"
 #include "challenge_proof.h"
+#include "attempts.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -79,7 +80,7 @@ int synward_xdp(struct xdp_md *ctx)
 	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
 		p.quic = quic_parse_xdp(ctx, &p, &mine->quic);
 	if ((PROVES || PROBES) && !verdict && may_be_proof(&p))
-		p.kind = proof_xdp(ctx, &p);
+		p.kind = settled_kind(&p, proof_xdp(ctx, &p));
 	return mine ? act_xdp(ctx, mine, &p, judge(mine, &p, verdict)) : XDP_PASS;
 }
 
@@ -110,7 +111,7 @@ int synward_tc(struct __sk_buff *ctx)
 	if (features & FEATURE_QUIC && mine && !verdict && p.kind == KIND_DATAGRAM)
 		p.quic = quic_parse_skb(ctx, &p, &mine->quic);
 	if ((PROVES || PROBES) && !verdict && may_be_proof(&p))
-		p.kind = proof_skb(ctx, &p);
+		p.kind = settled_kind(&p, proof_skb(ctx, &p));
 	return mine ? act_tc(ctx, mine, &p, judge(mine, &p, verdict)) : TC_ACT_UNSPEC;
 }
 

@@ -65,6 +65,19 @@ struct tcp_sock {
 	__u32 window_clamp;
 } BY_BTF;
 
+struct request_sock {
+	__u8 num_timeout : 7;
+} BY_BTF;
+
+struct inet_request_sock {
+	struct request_sock req;
+} BY_BTF;
+
+struct tcp_request_sock {
+	struct inet_request_sock req;
+	__u32 snt_isn;
+} BY_BTF;
+
 /* include/net/sock.h: the size of the receive buffer was set by the program. */
 #define SOCK_RCVBUF_LOCK 2
 

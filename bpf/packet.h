@@ -13,6 +13,7 @@ enum packet_kind {
 	KIND_FRAGMENT, /* a later fragment: no ports, no flags */
 	KIND_CHAIN, /* IPv6 extension headers are still to be walked */
 	KIND_PROOF, /* an ACK with a valid cookie, of no connection yet: its source is no forgery */
+	KIND_OPENS, /* an ACK that ends a handshake, of a source that was probed lately */
 	KIND_PROBED, /* an ACK that answers a probe: its source is no forgery, and was over a limit */
 };
 

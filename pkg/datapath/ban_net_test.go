@@ -3,6 +3,7 @@
 package datapath_test
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"strings"
@@ -71,8 +72,10 @@ func (b *bench) insist(from netip.Addr, to netip.AddrPort) bool {
 func (b *bench) helloServer(addr netip.AddrPort) {
 	b.t.Helper()
 	var listener net.Listener
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // whose requests no program can read
 	err := b.Server.Do(func() (err error) {
-		listener, err = net.Listen("tcp", addr.String())
+		listener, err = config.Listen(context.Background(), "tcp", addr.String())
 		return err
 	})
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// What nobody needs must not keep a program from loading: without challenges it asks for no types of the kernel.
+// What nobody needs must not keep a program from loading: without challenges and probes it asks for no types of the kernel.
 func TestProgramWithoutChallengesAsksForLess(t *testing.T) {
-	const without = uint32(limiterFeatureFEATURE_ALL) &^ uint32(limiterFeatureFEATURE_CHALLENGE|limiterFeatureFEATURE_PROVEN)
+	const without = uint32(limiterFeatureFEATURE_ALL) &^ uint32(limiterFeatureFEATURE_CHALLENGE|limiterFeatureFEATURE_PROVEN|limiterFeatureFEATURE_PROBE)
 	for _, h := range bothHooks {
 		for features, wanted := range map[uint32]bool{without: false, uint32(limiterFeatureFEATURE_ALL): true} {
 			f := frozen{linkHeader: true, features: features}

@@ -128,26 +128,39 @@ func (c *compiled) proves() bool { return slices.ContainsFunc(everyLimit(c.sourc
 // the ACK of who holds the answer already, so it is told.
 func (c *compiled) addProven(p *policy.Policy) error {
 	for place, l := range everyLimit(p) {
-		if !proves(l) {
+		if !proves(l) && !c.probes(l) {
 			continue
 		}
 		first, at := c.limits[uint32(place)], uint32(len(c.limits))
 		if at >= firstAnswerAt {
-			return fail(ErrInvalid, "too many limits per source with `over: challenge`; each takes the room of two")
+			return fail(ErrInvalid, "too many limits per source that ban or have `over: challenge`; each takes the room of two")
 		}
-		l.Over, l.CountRejected = policy.OverReset, false
-		one, err := compileLimit(l)
+		one, err := c.compileProven(l, uint32(place))
 		if err != nil {
 			return err
 		}
-		one.From, one.Except = first.From, first.Except
-		one.Flags |= uint32(limiterLimitFlagLIMIT_PROVEN)
-		if _, bans := c.bans[uint32(place)]; bans {
-			one.Over |= uint32(limiterVerdictVERDICT_STRIKE)
+		if c.probes(l) {
+			first.Probed = at
+		} else {
+			first.Proven = at
 		}
-		first.Proven = at
 		c.limits[at], c.buckets[at] = &one.limiterLimit, one.buckets
 		c.identity[at] = "proven " + c.identity[uint32(place)]
 	}
 	return nil
+}
+
+func (c *compiled) compileProven(l policy.Limit, place uint32) (compiledLimit, error) {
+	first := c.limits[place]
+	l.Over, l.CountRejected = policy.OverReset, false
+	one, err := compileLimit(l)
+	if err != nil {
+		return compiledLimit{}, err
+	}
+	one.From, one.Except = first.From, first.Except
+	one.Flags |= uint32(limiterLimitFlagLIMIT_PROVEN)
+	if _, bans := c.bans[place]; bans {
+		one.Over |= uint32(limiterVerdictVERDICT_STRIKE)
+	}
+	return one, nil
 }

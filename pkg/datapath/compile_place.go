@@ -211,8 +211,8 @@ func (c *compiled) finishVerdict(l *limiterLimit) {
 func (c *compiled) finishProven() {
 	const shift = uint32(limiterVerdictVERDICT_LIMIT_SHIFT)
 	for _, l := range c.limits {
-		if l.Proven != 0 {
-			second := c.limits[l.Proven]
+		if at := max(l.Proven, l.Probed); at != 0 { // one of them is 0
+			second := c.limits[at]
 			second.Over = second.Over&(1<<shift-1) | (l.Id+1)<<shift
 		}
 	}

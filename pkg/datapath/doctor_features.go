@@ -93,7 +93,7 @@ func optionalFindings() []Finding {
 	}
 	vmlinux := "yes"
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		vmlinux = "not in this kernel: nothing here needs it, tracing tools do"
+		vmlinux = "not in this kernel: `over: challenge` and bans over limits of `new` need it"
 	}
 	tick := fmt.Sprintf("%v; limits that fill within %v are judged by the precise clock",
 		clockTick(), preciseTicks*clockTick())

@@ -263,7 +263,7 @@ type hashTestLimit struct {
 	Mask6               [4]uint32
 	Debt                uint64
 	Acked               uint32
-	Pad2                uint32
+	Probed              uint32
 }
 
 type hashTestListEntry struct {
@@ -416,7 +416,7 @@ type hashTestTables struct {
 		Mask6               [4]uint32
 		Debt                uint64
 		Acked               uint32
-		Pad2                uint32
+		Probed              uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout

@@ -382,7 +382,7 @@ type limiterLimit struct {
 	Mask6               [4]uint32
 	Debt                uint64
 	Acked               uint32
-	Pad2                uint32
+	Probed              uint32
 }
 
 type limiterLimitFlag uint32
@@ -715,7 +715,7 @@ type limiterTables struct {
 		Mask6               [4]uint32
 		Debt                uint64
 		Acked               uint32
-		Pad2                uint32
+		Probed              uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout

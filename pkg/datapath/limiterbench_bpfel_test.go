@@ -382,7 +382,7 @@ type limiterBenchTables struct {
 		Mask6               [4]uint32
 		Debt                uint64
 		Acked               uint32
-		Pad2                uint32
+		Probed              uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout

@@ -270,7 +270,7 @@ func (f frozen) spec(h hook) (*ebpf.CollectionSpec, error) {
 			return nil, fmt.Errorf("set %s: %w", variable, err)
 		}
 	}
-	if f.features&uint32(limiterFeatureFEATURE_CHALLENGE) == 0 {
+	if f.features&uint32(limiterFeatureFEATURE_CHALLENGE|limiterFeatureFEATURE_PROBE) == 0 {
 		leaveOutKernelTypes(spec)
 	}
 	return spec, nil

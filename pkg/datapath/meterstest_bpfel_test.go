@@ -256,7 +256,7 @@ type metersTestLimit struct {
 	Mask6               [4]uint32
 	Debt                uint64
 	Acked               uint32
-	Pad2                uint32
+	Probed              uint32
 }
 
 type metersTestListEntry struct {
@@ -426,7 +426,7 @@ type metersTestTables struct {
 		Mask6               [4]uint32
 		Debt                uint64
 		Acked               uint32
-		Pad2                uint32
+		Probed              uint32
 	}
 	Services [1024]struct {
 		_          structs.HostLayout

@@ -16,8 +16,8 @@ func TestProbesStopAtTheirBudgets(t *testing.T) {
 	c := newProbeProgram(t, probing(policy.OverDrop, 1, policy.Ban{After: 100, For: time.Hour}))
 	for _, h := range bothHooks {
 		c.emptyMeters()
-		o := c.provoke(h, syn4(), 1)
-		beside := c.provoke(h, syn4(from("198.51.100.99")), 1)
+		o := c.useUp(h, syn4(), 1)
+		beside := c.useUp(h, syn4(from("198.51.100.99")), 1)
 		o.drainProbes()
 		program := c.program(h)
 		before, err := c.programLab.ends(slotOf(h))
@@ -55,7 +55,7 @@ func TestProbesAreSampled(t *testing.T) {
 	c := newProbeProgram(t, probing(policy.OverDrop, 1, policy.Ban{After: 100, For: time.Hour}))
 	for _, h := range bothHooks {
 		c.emptyMeters()
-		o := c.provoke(h, syn4(), 1)
+		o := c.useUp(h, syn4(), 1)
 		testenv.WaitFor(t, time.Minute, "a SYN within the ledger's window", func() bool { return o.isSampledOut() })
 		o.drainProbes()
 		c.spendLedger(h, 0)
@@ -128,7 +128,7 @@ func TestForgedSYNsLeaveAnAnswerItsReset(t *testing.T) {
 		for _, p := range []tg.Packet{syn4(), syn6()} {
 			c.emptyMeters()
 			c.clearBans()
-			o := c.provoke(h, p, 1)
+			o := c.useUp(h, p, 1)
 			right := o.probed()
 			o.drainAnswers()
 			program := c.program(h)

@@ -79,13 +79,17 @@ func TestProbeIsNoChallenge(t *testing.T) {
 			c.emptyMeters()
 			c.clearBans()
 			before := c.tally()
-			o := c.provoke(h, p, 1)
+			o := c.useUp(h, p, 1)
 			proof := o.proof() // charged to its source, as if it were admitted
 			o.proof()
 			c.ends(h, proof, isProven, "the answer to a challenge")
 			c.wantTally(before, 0, 0, "a challenge")
-			o.strikeByProbe("the answer to a probe")
-			c.wantTally(before, 1, 0, "a probe")
+			for range 3 {
+				o.refusesAnswer(o.hook, o.probed(), "the answer to a probe")
+			}
+			c.wantTally(before, 0, 0, "as many as the limit allows")
+			o.strikeByProbe("one more")
+			c.wantTally(before, 1, 0, "probes")
 		}
 	}
 }
@@ -163,7 +167,7 @@ func (o *offender) probes(n int) (acks [][]byte) {
 func TestProbeOfNobodyObserved(t *testing.T) {
 	limit := probing(policy.OverDrop, 1, policy.Ban{After: 1, For: time.Hour})
 	c := newProbeProgram(t, limit)
-	o := c.provoke(hookXDP, syn4(), 1)
+	o := c.useUp(hookXDP, syn4(), 1)
 	c.rules(nil, observing, func(p *policy.Policy) {
 		p.Services = []policy.Service{listening("web", policy.TCP, server4.Port(), server4.Port(), limit)}
 	})
@@ -180,7 +184,7 @@ func TestProbeOfNobodyObserved(t *testing.T) {
 	c.frozen.observeAfter = 1
 	for _, h := range bothHooks {
 		c.emptyMeters()
-		o := c.provoke(h, syn4(), 1)
+		o := c.useUp(h, syn4(), 1)
 		c.ends(h, o.next(), observedOver, "unconfirmed")
 	}
 }
@@ -191,7 +195,7 @@ func TestProbeWhereAnswersMayNotLeave(t *testing.T) {
 	c.frozen.silent = true
 	for _, h := range bothHooks {
 		c.emptyMeters()
-		o := c.provoke(h, syn4(), 1)
+		o := c.useUp(h, syn4(), 1)
 		c.ends(h, o.next(), isOver, "silent")
 	}
 }

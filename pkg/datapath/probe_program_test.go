@@ -35,8 +35,20 @@ func newProbeProgram(t *testing.T, limits ...policy.Limit) *challengeProgram {
 	return c
 }
 
-// provoke uses up what a limit gives.
+// provoke uses up what a limit gives, and what it gives once more to who proves that he is no forgery.
 func (c *challengeProgram) provoke(h hook, p tg.Packet, burst int) *offender {
+	c.t.Helper()
+	o := c.useUp(h, p, burst)
+	before := c.tally()
+	for n := range burst {
+		c.refusesAnswer(h, o.probed(), fmt.Sprintf("attempt %d", n))
+	}
+	c.wantTally(before, 0, 0, "no more attempts than the limit allows")
+	return o
+}
+
+// useUp uses up what a limit gives.
+func (c *challengeProgram) useUp(h hook, p tg.Packet, burst int) *offender {
 	c.t.Helper()
 	o := &offender{c, h, p, 20000}
 	for n := range burst {
@@ -105,7 +117,7 @@ func TestProbeStrikes(t *testing.T) {
 						o := c.provoke(h, p, 2)
 						o.strikeByProbe("strike 1")
 						late := o.probed()
-						c.emptyMeters()
+						drain(c.tables, c.limit(0), monotonicNow())
 						o.refusesAnswer(o.hook, late, "strike 2, and the limit has room")
 						for n := range uint32(5) {
 							o.refusesAnswer(o.hook, late, "strike 2 again")
@@ -113,7 +125,7 @@ func TestProbeStrikes(t *testing.T) {
 							o.refusesAnswer(o.hook, late.With(func(p *tg.Packet) { p.Payload = []byte("hello") }), "strike 2 with data")
 						}
 						c.wantTally(before, 2, 0, "two strikes")
-						c.provoke(h, p, 2)
+						c.useUp(h, p, 2)
 						o.strikeByProbe("strike 3")
 						for _, packet := range []tg.Packet{o.next(), late, o.next().With(tg.Flags(tg.ACK))} {
 							c.ends(h, packet, isBlocked, "banned")
@@ -135,7 +147,7 @@ func TestProbeBytes(t *testing.T) {
 	for _, h := range bothHooks {
 		for _, p := range []tg.Packet{syn4(), syn6()} {
 			c.emptyMeters()
-			o := c.provoke(h, p, 1)
+			o := c.useUp(h, p, 1)
 			for name, p := range probeShapes(p) {
 				o.mustProbe(p, name)
 			}
@@ -197,7 +209,7 @@ func TestProbeAsksOnlyWhomItMay(t *testing.T) {
 		c := newProbeProgram(t, probing(over, 1, policy.Ban{After: 1, For: time.Hour}))
 		for _, h := range bothHooks {
 			c.emptyMeters()
-			o := c.provoke(h, syn4(), 1)
+			o := c.useUp(h, syn4(), 1)
 			for name, mutate := range neverAnswered() {
 				p := o.next().With(mutate)
 				if p.Src.BitLen() == p.Dst.BitLen() && p.Src == syn4().Src && p.Dst == syn4().Dst {
