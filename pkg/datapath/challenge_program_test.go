@@ -38,7 +38,9 @@ func newChallengeProgram(t *testing.T, limits ...policy.Limit) *challengeProgram
 	c := &challengeProgram{t: t, ns: testenv.NewNamespace(t, "listener")}
 	must(t, c.ns.SetSysctl("net.ipv4.tcp_syncookies", "2"))
 	must(t, c.ns.Do(func() (err error) {
-		c.listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", server4.Port()))
+		config := net.ListenConfig{}
+		config.SetMultipathTCP(false) // whose requests no program can read
+		c.listener, err = config.Listen(context.Background(), "tcp", fmt.Sprintf(":%d", server4.Port()))
 		return err
 	}))
 	t.Cleanup(func() { _ = c.listener.Close() })

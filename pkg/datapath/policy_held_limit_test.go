@@ -41,6 +41,8 @@ func (h *holding) verdict(what string, held limiterLimit, l policy.Limit) {
 	h.same(what+" challenges", held.Over&uint32(limiterVerdictVERDICT_CHALLENGED) != 0, challenges)
 	h.same(what+" asks for proof", held.Over&uint32(limiterVerdictVERDICT_PROOF) != 0, byProof)
 	h.same(what+" has a second meter", held.Proven != 0, byProof)
+	probes := h.p.Mode != policy.Observe && l.Ban != nil && l.Kind == policy.KindNew && (l.Over == policy.OverDrop || l.Over == policy.OverReset)
+	h.same(what+" has a meter of attempts", held.Probed != 0, probes)
 	h.same(what+" observes", held.Over&uint32(limiterVerdictVERDICT_OBSERVED) != 0, observes)
 	action := map[policy.Over]limiterAction{
 		policy.OverDrop: limiterActionACTION_DROP, policy.OverReset: limiterActionACTION_RESET,
