@@ -50,12 +50,13 @@ test: ## Run all tests on this kernel (needs root)
 	@# One package after the other: limits of concurrent connections count the sockets of the whole host.
 	go test $(RACE) -p 1 -count=1 -timeout 45m $(TESTFLAGS) ./...
 
-fuzz: ## FUZZ_SECONDS each: frames beside a second parser, frames before the kernel, policy files (needs root)
+fuzz: ## FUZZ_SECONDS each: frames beside a second parser, frames before the kernel, policies, feeds (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo "make fuzz needs root: run sudo make fuzz" >&2; exit 1; }
 	@scripts/setup.sh test
 	SYNWARD_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) go test -count=1 -timeout=0 -v \
 		-run '^(TestDifferential|TestPassedUncountedIsNotAnswered)$$' ./pkg/datapath
 	go test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZ_SECONDS)s ./pkg/policy
+	go test -run '^$$' -fuzz '^FuzzFeed$$' -fuzztime $(FUZZ_SECONDS)s ./pkg/feed
 
 test-vm: ## Run the kernel-dependent tests on other kernels in QEMU (KERNELS="6.1 6.12")
 	@scripts/setup.sh test-vm

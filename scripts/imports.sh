@@ -3,10 +3,10 @@
 #
 # imports.sh: fails if a package imports one that it must not know.
 #
-#   cmd -> agent -> report -> state -> datapath -> policy   each may import those to its right
-#   pkg/connlimit                                           imports policy at most, for cmd only
-#   pkg/internal/...                                        for tests, demo and benchmark code only
-#   cilium/ebpf, vishvananda/netlink                        only in pkg/datapath and pkg/internal
+#   cmd -> agent -> report -> state -> datapath -> policy -> feed   each may import those to its right
+#   pkg/connlimit                                                   imports policy at most, for cmd only
+#   pkg/internal/...                                                for tests, demo and benchmark code only
+#   cilium/ebpf, vishvananda/netlink                                only in pkg/datapath and pkg/internal
 #
 # Tests may import anything. A directory below pkg/ that is not in this list has no place yet: give it one.
 set -eu
@@ -40,7 +40,7 @@ function may_import(from, to) {
 }
 
 BEGIN {
-	n = split("policy datapath state report agent cmd", order, " ")
+	n = split("feed policy datapath state report agent cmd", order, " ")
 	for (i = 1; i <= n; i++)
 		rank[order[i]] = i
 }
@@ -54,7 +54,7 @@ BEGIN {
 	kernel = from == "datapath" || from == "internal"
 	for (i = 2; i <= NF; i++) {
 		if (!may_import(from, place($i)))
-			complain("the order is cmd, agent, report, state, datapath, policy")
+			complain("the order is cmd, agent, report, state, datapath, policy, feed")
 		if (!kernel && $i ~ /^github\.com\/(cilium\/ebpf|vishvananda\/netlink)(\/|$)/)
 			complain("only pkg/datapath talks to the kernel")
 	}

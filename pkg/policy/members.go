@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+
+	"github.com/synward/synward/pkg/feed"
 )
 
 // IsEmpty says whether the members name nobody and nothing. Members of an empty set are not empty.
@@ -21,7 +23,7 @@ func comparePrefixes(a, b netip.Prefix) int {
 func normalPrefixes(prefixes []netip.Prefix) []netip.Prefix {
 	var sorted []netip.Prefix
 	for _, p := range prefixes {
-		sorted = append(sorted, unmap(p.Masked()))
+		sorted = append(sorted, feed.Unmap(p.Masked()))
 	}
 	slices.SortFunc(sorted, comparePrefixes)
 	// Sorted, a prefix follows the one that contains it at once or behind others inside of that one.

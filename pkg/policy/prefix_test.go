@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/synward/synward/pkg/feed"
 )
 
 func TestParsePrefix(t *testing.T) {
@@ -69,7 +71,7 @@ func TestPrefixRoundTrip(t *testing.T) {
 		size := rapid.SampledFrom([]int{4, 16}).Draw(t, "size")
 		addr, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), size, size).Draw(t, "addr"))
 		want := netip.PrefixFrom(addr, rapid.IntRange(0, addr.BitLen()).Draw(t, "bits")).Masked()
-		want = unmap(want)
+		want = feed.Unmap(want)
 		for _, s := range []string{want.String(), FormatPrefix(want)} {
 			if got, err := ParsePrefix(s); err != nil || got != want {
 				t.Fatalf("ParsePrefix(%q) = %v, %v, want %v", s, got, err, want)

@@ -3,9 +3,11 @@
 package policy
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
-	"strings"
+
+	"github.com/synward/synward/pkg/feed"
 )
 
 // fileList is what a file of addresses holds, or why it cannot be used.
@@ -133,24 +135,27 @@ func (r *reader) readList(path string) fileList {
 	return fileList{prefixes, err}
 }
 
-// ParseList reads a list of sources: an address or a prefix a line, under the rules of ParsePrefix. # and ;
-// begin a comment; blank lines mean nothing. Errors wrap ErrInvalid and begin with NAME:LINE.
+// ParseList reads a list of sources in one of the forms that feed.Each knows, also packed by gzip. What is marked
+// wl is refused: a list of a policy is for one thing. Errors wrap ErrInvalid and begin with NAME:LINE.
 func ParseList(name string, text []byte) ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
-	number := 0
-	for line := range strings.Lines(strings.TrimPrefix(string(text), "\ufeff")) {
-		number++
-		if comment := strings.IndexAny(line, "#;"); comment >= 0 {
-			line = line[:comment]
+	var inLine error
+	err := feed.Each(bytes.NewReader(text), func(number int, line feed.Line, bad error) error {
+		switch {
+		case bad != nil:
+			inLine = fmt.Errorf("%s:%d: %w %w", name, number, ErrInvalid, bad)
+		case line.Mark == feed.ForAllow:
+			inLine = fmt.Errorf("%s:%d: %w line: it is marked wl, and a list of a policy is for one thing; leave the line out", name, number, ErrInvalid)
+		default:
+			prefixes = append(prefixes, line.Prefix)
 		}
-		if line = strings.TrimSpace(line); line == "" {
-			continue
-		}
-		prefix, err := ParsePrefix(line)
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, number, err)
-		}
-		prefixes = append(prefixes, prefix)
+		return inLine
+	})
+	if inLine != nil {
+		return nil, inLine
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w list: %w", name, ErrInvalid, err)
 	}
 	return prefixes, nil
 }
