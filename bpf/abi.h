@@ -11,7 +11,7 @@
 
 /* An enum and not macros, so that Go reads the same numbers from the object's BTF. */
 enum abi {
-	ABI_VERSION = 7,
+	ABI_VERSION = 8,
 	METER_WAYS = 8,
 	METER_BUCKETS = 1 << 17,
 	POLICY_SLOTS = 4,
@@ -24,6 +24,7 @@ enum abi {
 	NEAR_IDS = 64, /* whose counters lie among those of the interface */
 	QUIC_BUCKETS = 1 << 16,
 	QUIC_WAYS = 8,
+	MAX_FEEDS = 32, /* the bits of list_entry.feeds */
 	LIST_INDEX_WORDS4 = 1 << 18, /* one bit an IPv4 /24 */
 	LIST_INDEX_WORDS6 = 1 << 16, /* one bit a hash of an IPv6 /32 */
 	LIST_INDEX_WORDS = LIST_INDEX_WORDS4 + LIST_INDEX_WORDS6,
@@ -166,10 +167,11 @@ _Static_assert(sizeof(struct prefix_key) == 28, "prefix_key");
 _Static_assert((sizeof(struct prefix_key) - sizeof(__u32)) % 8 == 0, "prefix_key aligns values");
 
 /*
- * An entry holds for two reasons, each by itself: somebody put it there (listed), or policies name it.
- * expires_ns and scope are those of the former; 0 means never. policies has one bit a policy slot, so
- * that a flip moves lists and limits together. Times are CLOCK_MONOTONIC nanoseconds. prefixlen repeats
- * the key's, for a trie does not say how long the match was.
+ * An entry holds for up to three reasons, each by itself: an operator typed it (listed), policies name it, feeds
+ * name it. expires_ns and scope are those of the first; 0 means never. policies has one bit a policy slot, so
+ * that a flip moves lists and limits together; feeds one bit a feed, whose scope and end are in feed_words.
+ * Times are CLOCK_MONOTONIC nanoseconds. prefixlen repeats the key's, for a trie does not say how long the
+ * match was.
  */
 struct list_entry {
 	__u64 expires_ns;
@@ -179,8 +181,10 @@ struct list_entry {
 	__u8 listed;
 	__u8 policies;
 	__u8 pad;
+	__u32 feeds;
+	__u32 pad2;
 };
-_Static_assert(sizeof(struct list_entry) == 24, "list_entry");
+_Static_assert(sizeof(struct list_entry) == 32, "list_entry");
 _Static_assert(POLICY_SLOTS <= 8, "policies has a bit for each slot");
 
 /* Who made a list entry and why. Read by people only, never by a program. created: UNIX seconds. */
@@ -202,6 +206,7 @@ enum list_id {
 	LIST_BLOCK,
 };
 
+#include "abi_feeds.h"
 #include "abi_policy.h"
 #include "abi_state.h"
 #include "abi_conns.h"

@@ -147,8 +147,10 @@ struct control_words {
 	__u64 tick_ns; /* coarse time is jiffies * tick_ns + jiffies_ns; 0: ask the coarse clock */
 	__u64 jiffies_ns;
 	struct policy policies[POLICY_SLOTS];
+	struct feed_words feeds;
 };
-_Static_assert(sizeof(struct control_words) == 64 + 64 * POLICY_SLOTS, "control_words");
+_Static_assert(sizeof(struct control_words) == 64 + 64 * POLICY_SLOTS + 272, "control_words");
+
 /* The name of a service by its id, for people. Empty: the id is free. */
 struct service_name {
 	__u8 name[32];

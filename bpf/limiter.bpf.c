@@ -57,6 +57,7 @@ const struct {
 	enum listen listen;
 	enum policy_text policy_text;
 	enum list_id list_id;
+	enum feed_state feed_state;
 	enum source_flag source_flag;
 	enum conn_size conn_size;
 	enum conn_runner conn_runner;

@@ -41,14 +41,32 @@ static __always_inline bool lists_may_hold(const struct addr *a)
 /* What a packet is held against an entry by. */
 struct listed {
 	__u64 now;
+	__u32 feeds; /* that hold for it */
 	bool asks; /* for a new connection, or it may, as far as is known yet */
 	__u8 policies; /* the bit of the slot in force */
 	bool silent; /* adds no hit */
 };
 
+/* The feeds that hold for this packet. */
+static __always_inline __u32 feeds_holding(const struct listed *by)
+{
+	volatile struct feed_words *live = &control.feeds;
+	__u32 feeds = live->lasting[SCOPE_ALL];
+	__u32 timed = live->timed[SCOPE_ALL];
+
+	if (by->asks) {
+		feeds |= live->lasting[SCOPE_NEW];
+		timed |= live->timed[SCOPE_NEW];
+	}
+	for (__u32 f = 0; timed && f < MAX_FEEDS; f++)
+		if (timed >> f & 1 && live->until_ns[f] > by->now)
+			feeds |= 1U << f;
+	return feeds;
+}
+
 static __always_inline bool entry_covers(const struct list_entry *e, const struct listed *by)
 {
-	if (e->policies & by->policies)
+	if (e->policies & by->policies || e->feeds & by->feeds)
 		return true;
 	if (!e->listed || (e->expires_ns && e->expires_ns <= by->now))
 		return false;
@@ -128,12 +146,14 @@ __noinline int lists_allow(const struct packet *p, __u32 slot, __u64 now)
 {
 	struct listed by = { .now = now,
 			     .policies = 1 << (slot & (POLICY_SLOTS - 1)),
-			     .silent = true };
+			     .silent = true,
+			     .asks = true };
 	struct prefix_key key = {};
 	struct climb c;
 
 	if (!p)
 		return 0;
+	by.feeds = feeds_holding(&by);
 	key.addr = p->src;
 	if (hosts_hold(&allow_hosts, &key, &by))
 		return 1;
@@ -152,6 +172,7 @@ __noinline int lists_judge(const struct packet *p, __u32 slot, __u64 now)
 	if (!p)
 		return REASON_NONE;
 	by.asks = p->kind == KIND_NEW || (p->kind == KIND_DATAGRAM && p->quic == QUIC_MAY_ASK);
+	by.feeds = feeds_holding(&by);
 	key.addr = p->src;
 	if (hosts_hold(&allow_hosts, &key, &by))
 		return REASON_ALLOWED;

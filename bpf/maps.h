@@ -102,6 +102,14 @@ struct {
 	__type(value, struct list_note);
 } list_notes SEC(".maps");
 
+/* Written and read by Go only: which feed each bit of an entry stands for. Full: a new feed is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_FEEDS);
+	__type(key, __u32);
+	__type(value, struct feed);
+} feeds SEC(".maps");
+
 /* Written by the account stage on its own CPU, summed by Go. Fixed size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

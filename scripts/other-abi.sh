@@ -29,8 +29,10 @@ edit() {
 edit abi.h 's/ABI_VERSION = (\d+)/"ABI_VERSION = " . ($1 + 1)/e'
 # A reason in between: all behind it mean another number.
 edit abi.h 's/\tREASON_OVER_NEW,\n/\tREASON_OVER_NEW,\n\tREASON_OF_ANOTHER_ABI,\n/'
-edit abi.h 's/struct list_entry \{.*?\n\};\n_Static_assert\(sizeof\(struct list_entry\) == 24/struct list_entry {
+edit abi.h 's/struct list_entry \{.*?\n\};\n_Static_assert\(sizeof\(struct list_entry\) == 32/struct list_entry {
 	__u32 prefixlen;
+	__u32 feeds;
+	__u32 pad2;
 	__u8 policies;
 	__u8 listed;
 	__u8 scope;
@@ -39,8 +41,10 @@ edit abi.h 's/struct list_entry \{.*?\n\};\n_Static_assert\(sizeof\(struct list_
 	__u64 hits;
 	__u64 expires_ns;
 };
-_Static_assert(sizeof(struct list_entry) == 32/s'
+_Static_assert(sizeof(struct list_entry) == 40/s'
 edit abi.h 's/(struct list_note \{\n\t__u64 created;\n)(\t__u8 by\[32\];\n)(\t__u8 reason\[64\];\n)/$1$3$2/'
+edit abi_feeds.h 's/(struct feed_words \{\n)(\t__u32 lasting\[2\];\n\t__u32 timed\[2\];\n)(.*?)(\};\n)/$1$3$2$4/s'
+edit abi_feeds.h 's/(struct feed \{\n\t__u8 name\[32\];\n)(.*?)(\t__u32 entries;\n)/$1$3\t__u32 pad0;\n$2/s; s/== 80, "feed"/== 88, "feed"/'
 edit abi_state.h 's/(\t__u64 packets;\n)(\t__u64 bytes;\n)/$2$1/'
 edit abi_state.h 's/(\tstruct counter by_end\[[^\n]*\n)(\tstruct counter near_limits\[[^\n]*\n)/$2$1/'
 edit abi_state.h 's/(\tstruct addr addr;\n)(\t__u32 service;\n)/$2$1/'

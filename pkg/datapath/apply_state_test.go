@@ -97,7 +97,7 @@ func Leftovers(i *Instance) (found []string, err error) {
 				for slot := range uint32(8) {
 					noteUnless(used[slot] || e.Policies>>slot&1 == 0, note, fmt.Sprintf("%s entry %+v", list, key), slot)
 				}
-				noteUnless(e.Policies != 0 || e.Listed != 0, note, fmt.Sprintf("%s entry %+v of nobody", list, key), 0)
+				noteUnless(!nobodys(e), note, fmt.Sprintf("%s entry %+v of nobody", list, key), 0)
 			}))
 		}
 	}

@@ -32,6 +32,7 @@ const (
 	connsMapConnTallies       = "conn_tallies"
 	connsMapConns             = "conns"
 	connsMapCounters          = "counters"
+	connsMapFeeds             = "feeds"
 	connsMapInterfaces        = "interfaces"
 	connsMapLimitBases        = "limit_bases"
 	connsMapLimitCounters     = "limit_counters"
@@ -138,6 +139,7 @@ type connsMapSpecs struct {
 	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
 	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -214,6 +216,7 @@ type connsMaps struct {
 	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
 	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -254,6 +257,7 @@ func (m *connsMaps) Close() error {
 		m.ConnTallies,
 		m.Conns,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

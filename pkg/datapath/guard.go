@@ -36,8 +36,8 @@ func (i *Instance) Allowed(addr netip.Addr) (bool, error) {
 	return e != nil, err
 }
 
-// OperatorEntry is the entry of a list that covers addr and that somebody put there by hand, so that it holds
+// OperatorEntry is the entry of a list that covers addr and that an operator or a feed put there, so that it holds
 // whatever the policy is; nil if there is none.
 func (i *Instance) OperatorEntry(l List, addr netip.Addr) (*Entry, error) {
-	return i.coveringThat(l, addr.Unmap().WithZone(""), func(e limiterListEntry) bool { return e.Listed != 0 && !expired(e) })
+	return i.coveringThat(l, addr.Unmap().WithZone(""), i.byHand)
 }

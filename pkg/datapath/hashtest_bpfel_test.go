@@ -147,6 +147,12 @@ type hashTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type hashTestCounter struct {
@@ -217,6 +223,17 @@ type hashTestCounts struct {
 	NearServices [64]hashTestCounter
 }
 
+type hashTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type hashTestHashed struct {
 	_    structs.HostLayout
 	Hash uint64
@@ -275,6 +292,8 @@ type hashTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Pad2      uint32
 }
 
 type hashTestListNote struct {
@@ -453,6 +472,7 @@ const (
 	hashTestMapConnTallies       = "conn_tallies"
 	hashTestMapConns             = "conns"
 	hashTestMapCounters          = "counters"
+	hashTestMapFeeds             = "feeds"
 	hashTestMapHashLimit         = "hash_limit"
 	hashTestMapInterfaces        = "interfaces"
 	hashTestMapLimitBases        = "limit_bases"
@@ -551,6 +571,7 @@ type hashTestMapSpecs struct {
 	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
 	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	HashLimit       *ebpf.MapSpec `ebpf:"hash_limit"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
@@ -625,6 +646,7 @@ type hashTestMaps struct {
 	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
 	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	HashLimit       *ebpf.Map `ebpf:"hash_limit"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
@@ -667,6 +689,7 @@ func (m *hashTestMaps) Close() error {
 		m.ConnTallies,
 		m.Conns,
 		m.Counters,
+		m.Feeds,
 		m.HashLimit,
 		m.Interfaces,
 		m.LimitBases,

@@ -85,6 +85,9 @@ func (i *Instance) tidy() error {
 	if err := i.settleConns(); err != nil {
 		return err
 	}
+	if err := i.clearHalfFeeds(); err != nil {
+		return err
+	}
 	i.protectLater()
 	if err := i.sweepBans(); err != nil {
 		return err

@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	mathbits "math/bits"
 	"net/netip"
 	"slices"
 )
@@ -41,11 +42,15 @@ type Change struct {
 	Instance, Begun uint64
 }
 
-// ListChange is one step of a change of a list: entries that were put there, or prefixes taken off.
+// ListChange is one step of a change of a list: a feed that is to be known, entries that were put there, prefixes
+// that an origin named and names no more, a feed that is gone with all that it named.
 type ListChange struct {
-	List    List
-	Added   []Entry
-	Removed []netip.Prefix
+	Feed     *Feed
+	List     List
+	Added    []Entry
+	Origin   string // of those that were removed
+	Removed  []netip.Prefix
+	FeedGone string
 }
 
 // maxListLog is how many entries a change keeps to tell of; of more, only that they changed.
@@ -134,18 +139,29 @@ func (i *Instance) tellKeeper() error {
 	return nil
 }
 
-// KeptEntries walks what somebody put on a list, in no order; what has ended, or only a policy names, is not
-// visited.
+// KeptEntries walks what operators and feeds put on a list, in no order, a prefix once for each of them; what has
+// ended, or only a policy names, is not visited. What a feed names has no end and nobody who made it: see Feeds.
 func (i *Instance) KeptEntries(l List, visit func(Entry) error) error {
 	m := i.list(l)
+	feeds, err := i.feedTable()
+	if err != nil {
+		return err
+	}
 	var failed error
 	for _, from := range m.maps() {
 		err := eachEntry(from, func(key limiterPrefixKey, v limiterListEntry) {
 			p, ok := m.prefixOf(key, from == m.prefixes)
-			if failed != nil || !ok || v.Listed == 0 || expired(v) {
+			if failed != nil || !ok {
 				return
 			}
-			failed = visit(i.listedEntry(m, p, key, v))
+			if v.Listed != 0 && !expired(v) {
+				failed = visit(i.listedEntry(m, p, key, v))
+			}
+			for bits := v.Feeds; bits != 0 && failed == nil; bits &= bits - 1 {
+				if f := feeds[mathbits.TrailingZeros32(bits)]; f.State == uint8(limiterFeedStateFEED_LIVE) {
+					failed = visit(Entry{Prefix: p, Scope: ScopeAll, Origin: originFeed + text(f.Name[:]), Hits: v.Hits})
+				}
+			}
 		})
 		if err := errors.Join(err, failed); err != nil {
 			return err

@@ -22,6 +22,7 @@ const pinLayout = "layout"
 // layoutEnums are the names of values that data in the maps, or its place there, is told by.
 var layoutEnums = []string{
 	"abi", "reason", "action", "scope", "list_id", "limit_kind", "limit_per", "interface_flag", "source_flag", "policy_text",
+	"feed_state",
 }
 
 // rebuiltMaps hold nothing that a version which does not know them would have to carry over: it is made anew, or

@@ -16,7 +16,7 @@ import (
 type limiterAbi uint32
 
 const (
-	limiterAbiABI_VERSION       limiterAbi = 8
+	limiterAbiABI_VERSION       limiterAbi = 9
 	limiterAbiMETER_WAYS        limiterAbi = 8
 	limiterAbiMETER_BUCKETS     limiterAbi = 131072
 	limiterAbiPOLICY_SLOTS      limiterAbi = 4
@@ -29,6 +29,7 @@ const (
 	limiterAbiNEAR_IDS          limiterAbi = 64
 	limiterAbiQUIC_BUCKETS      limiterAbi = 65536
 	limiterAbiQUIC_WAYS         limiterAbi = 8
+	limiterAbiMAX_FEEDS         limiterAbi = 32
 	limiterAbiLIST_INDEX_WORDS4 limiterAbi = 262144
 	limiterAbiLIST_INDEX_WORDS6 limiterAbi = 65536
 	limiterAbiLIST_INDEX_WORDS  limiterAbi = 327680
@@ -235,6 +236,12 @@ type limiterControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		UntilNs [32]uint64
+		Lasting [2]uint32
+		Timed   [2]uint32
+	}
 }
 
 type limiterCounter struct {
@@ -326,6 +333,34 @@ const (
 	limiterFeatureFEATURE_PROBE      limiterFeature = 32768
 	limiterFeatureFEATURE_ALL        limiterFeature = 65535
 )
+
+type limiterFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	Entries uint32
+	Pad0    uint32
+	By      [32]uint8
+	Loaded  uint64
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+	_       [4]byte
+}
+
+type limiterFeedState uint32
+
+const (
+	limiterFeedStateFEED_FREE limiterFeedState = 0
+	limiterFeedStateFEED_LIVE limiterFeedState = 1
+	limiterFeedStateFEED_HALF limiterFeedState = 2
+)
+
+type limiterFeedWords struct {
+	_       structs.HostLayout
+	UntilNs [32]uint64
+	Lasting [2]uint32
+	Timed   [2]uint32
+}
 
 type limiterHashKey uint32
 
@@ -424,6 +459,8 @@ type limiterLimitState struct {
 type limiterListEntry struct {
 	_                 structs.HostLayout
 	Prefixlen         uint32
+	Feeds             uint32
+	Pad2              uint32
 	Policies          uint8
 	Listed            uint8
 	Scope             uint8
@@ -764,6 +801,7 @@ const (
 	limiterMapConnTallies       = "conn_tallies"
 	limiterMapConns             = "conns"
 	limiterMapCounters          = "counters"
+	limiterMapFeeds             = "feeds"
 	limiterMapInterfaces        = "interfaces"
 	limiterMapLimitBases        = "limit_bases"
 	limiterMapLimitCounters     = "limit_counters"
@@ -867,6 +905,7 @@ type limiterMapSpecs struct {
 	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
 	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -942,6 +981,7 @@ type limiterMaps struct {
 	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
 	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -982,6 +1022,7 @@ func (m *limiterMaps) Close() error {
 		m.ConnTallies,
 		m.Conns,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

@@ -147,6 +147,12 @@ type limiterBenchControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type limiterBenchCounter struct {
@@ -217,6 +223,17 @@ type limiterBenchCounts struct {
 	NearServices [64]limiterBenchCounter
 }
 
+type limiterBenchFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type limiterBenchInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -241,6 +258,8 @@ type limiterBenchListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Pad2      uint32
 }
 
 type limiterBenchListNote struct {
@@ -419,6 +438,7 @@ const (
 	limiterBenchMapConnTallies       = "conn_tallies"
 	limiterBenchMapConns             = "conns"
 	limiterBenchMapCounters          = "counters"
+	limiterBenchMapFeeds             = "feeds"
 	limiterBenchMapInterfaces        = "interfaces"
 	limiterBenchMapLimitBases        = "limit_bases"
 	limiterBenchMapLimitCounters     = "limit_counters"
@@ -528,6 +548,7 @@ type limiterBenchMapSpecs struct {
 	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
 	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -603,6 +624,7 @@ type limiterBenchMaps struct {
 	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
 	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -643,6 +665,7 @@ func (m *limiterBenchMaps) Close() error {
 		m.ConnTallies,
 		m.Conns,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

@@ -129,13 +129,15 @@ func listIsFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is
 
 // sweepExpired deletes the entries of a list that have ended, with their notes, and counts them.
 func (i *Instance) sweepExpired(m listMaps) (swept int) {
+	_, endedFeeds := i.feedsHolding(monotonicNow())
 	for _, from := range m.maps() {
 		var key limiterPrefixKey
 		var value limiterListEntry
 		var gone []limiterPrefixKey
 		iter := from.Iterate()
 		for iter.Next(&key, &value) {
-			if ended := value.Listed == 0 || expired(value); ended && value.Policies == 0 {
+			ended := value.Listed == 0 || expired(value)
+			if ended && value.Policies == 0 && value.Feeds&^endedFeeds == 0 {
 				gone = append(gone, key)
 			}
 		}
@@ -149,10 +151,11 @@ func (i *Instance) sweepExpired(m listMaps) (swept int) {
 	return swept
 }
 
-// entryValue is an entry that somebody put there; what policies say of the prefix stays.
+// entryValue is an entry that somebody put there; what policies and feeds say of the prefix stays.
 func entryValue(key limiterPrefixKey, before limiterListEntry, e Entry) limiterListEntry {
 	value := limiterListEntry{
 		Scope: uint8(limiterScopeSCOPE_ALL), Prefixlen: key.Prefixlen, Listed: 1, Hits: before.Hits, Policies: before.Policies,
+		Feeds: before.Feeds,
 	}
 	if e.Scope == ScopeNew {
 		value.Scope = uint8(limiterScopeSCOPE_NEW)
@@ -204,15 +207,15 @@ func (i *Instance) note(key limiterListNoteKey) (limiterListNote, error) {
 	return note, err
 }
 
-// Remove takes prefixes off a list and counts those that were on it. What the policy in force names stays
-// as the policy says, and is not counted.
+// Remove takes prefixes that operators put on a list off it, and counts them. What the policy in force or a feed
+// names stays as they say, and is not counted.
 func (i *Instance) Remove(l List, prefixes []netip.Prefix) (removed int, err error) {
 	if err := i.beginChange(); err != nil {
 		return 0, err
 	}
 	m := i.list(l)
 	for n, p := range prefixes {
-		i.logList(ListChange{List: l, Removed: prefixes[n : n+1]})
+		i.logList(ListChange{List: l, Origin: originOperator, Removed: prefixes[n : n+1]})
 		target, key := m.place(p.Masked())
 		e, found, err := m.exact(target, key)
 		if err != nil {
@@ -241,30 +244,30 @@ func (i *Instance) Remove(l List, prefixes []netip.Prefix) (removed int, err err
 }
 
 func (i *Instance) unlist(target *ebpf.Map, key limiterPrefixKey, e limiterListEntry) error {
-	if e.Policies == 0 {
+	e.Listed, e.ExpiresNs, e.Scope = 0, 0, 0
+	if nobodys(e) {
 		return target.Delete(key)
 	}
-	e.Listed, e.ExpiresNs, e.Scope = 0, 0, 0
 	return target.Put(key, e)
 }
 
-// Entries lists what is in force, sorted by prefix; what has expired is not.
+// Entries lists what is in force, sorted by prefix; what has expired is not. A prefix that several origins name is
+// there once for each; where the policy names it, it is the policy's alone, for that lasts the longest.
 func (i *Instance) Entries(l List) ([]Entry, error) {
 	m := i.list(l)
+	who, err := i.origins()
+	if err != nil {
+		return nil, err
+	}
 	var out []Entry
 	for _, from := range m.maps() {
-		var key limiterPrefixKey
-		var value limiterListEntry
-		iter := from.Iterate()
-		for iter.Next(&key, &value) {
-			p, ok := m.prefixOf(key, from == m.prefixes)
-			if !ok || !i.holds(value) {
-				continue
+		err := eachEntry(from, func(key limiterPrefixKey, v limiterListEntry) {
+			if p, ok := m.prefixOf(key, from == m.prefixes); ok {
+				out = who.append(out, m, p, key, v)
 			}
-			out = append(out, i.entry(m, p, key, value))
-		}
-		if err := iter.Err(); err != nil {
-			return nil, fmt.Errorf("read list: %w", err)
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	if l == Block {
@@ -296,16 +299,12 @@ func (i *Instance) byPolicy(v limiterListEntry) bool {
 }
 
 // holds: the entry covers new connections now, for one reason or the other.
-func (i *Instance) holds(v limiterListEntry) bool {
-	return v.Listed != 0 && !expired(v) || i.byPolicy(v)
-}
+func (i *Instance) holds(v limiterListEntry) bool { return i.byHand(v) || i.byPolicy(v) }
 
-// entry is an entry as it is shown: as the policy's, where the policy names it, for that lasts the longest.
-func (i *Instance) entry(m listMaps, p netip.Prefix, key limiterPrefixKey, v limiterListEntry) Entry {
-	if i.byPolicy(v) {
-		return Entry{Prefix: p, Scope: ScopeAll, Origin: originPolicy, Hits: v.Hits}
-	}
-	return i.listedEntry(m, p, key, v)
+// byHand: it covers new connections now, whatever the policy is: an operator typed it, or a feed names it.
+func (i *Instance) byHand(v limiterListEntry) bool {
+	holding, _ := i.feedsHolding(monotonicNow())
+	return v.Listed != 0 && !expired(v) || v.Feeds&holding != 0
 }
 
 // listedEntry is the part of an entry that somebody put there.

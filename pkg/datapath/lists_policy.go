@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -61,7 +62,7 @@ func (i *Instance) clearPolicyBit(l List, slot uint32) error {
 				continue
 			}
 			e.Policies &^= 1 << slot
-			if e.Policies == 0 && e.Listed == 0 {
+			if nobodys(e) {
 				err = from.Delete(key)
 			} else {
 				err = from.Put(key, e)
@@ -85,19 +86,24 @@ func marked(from *ebpf.Map, slot uint32) ([]limiterPrefixKey, error) {
 	return out, err
 }
 
-// eachEntry walks a map of a list: a hash by batches, a trie, which cannot, one by one.
+// eachEntry walks a map of a list by batches, or one by one where a kernel has no batches of a trie.
 func eachEntry(from *ebpf.Map, visit func(limiterPrefixKey, limiterListEntry)) error {
-	if from.Type() != ebpf.Hash {
-		var key limiterPrefixKey
-		var e limiterListEntry
-		iter := from.Iterate()
-		for iter.Next(&key, &e) {
-			visit(key, e)
-		}
-		if err := iter.Err(); err != nil {
-			return fmt.Errorf("read list: %w", err)
-		}
-		return nil
+	err := eachOf(from, visit)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return eachByOne(from, visit)
 	}
-	return eachOf(from, visit)
+	return err
+}
+
+func eachByOne(from *ebpf.Map, visit func(limiterPrefixKey, limiterListEntry)) error {
+	var key limiterPrefixKey
+	var e limiterListEntry
+	iter := from.Iterate()
+	for iter.Next(&key, &e) {
+		visit(key, e)
+	}
+	if err := iter.Err(); err != nil {
+		return fmt.Errorf("read list: %w", err)
+	}
+	return nil
 }

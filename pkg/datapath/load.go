@@ -35,6 +35,7 @@ type mapSet struct {
 	BlockHosts      *ebpf.Map
 	BlockPrefixes   *ebpf.Map
 	ListNotes       *ebpf.Map
+	Feeds           *ebpf.Map
 	QuicSecrets     *ebpf.Map
 	QuicRecent      *ebpf.Map
 	Counters        *ebpf.Map
@@ -66,6 +67,7 @@ func (m *mapSet) byName() map[string]**ebpf.Map {
 		limiterMapBlockHosts:      &m.BlockHosts,
 		limiterMapBlockPrefixes:   &m.BlockPrefixes,
 		limiterMapListNotes:       &m.ListNotes,
+		limiterMapFeeds:           &m.Feeds,
 		limiterMapQuicSecrets:     &m.QuicSecrets,
 		limiterMapQuicRecent:      &m.QuicRecent,
 		limiterMapCounters:        &m.Counters,

@@ -147,6 +147,12 @@ type metersTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type metersTestCounter struct {
@@ -217,6 +223,17 @@ type metersTestCounts struct {
 	NearServices [64]metersTestCounter
 }
 
+type metersTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type metersTestInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -268,6 +285,8 @@ type metersTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Pad2      uint32
 }
 
 type metersTestListNote struct {
@@ -463,6 +482,7 @@ const (
 	metersTestMapConnTallies       = "conn_tallies"
 	metersTestMapConns             = "conns"
 	metersTestMapCounters          = "counters"
+	metersTestMapFeeds             = "feeds"
 	metersTestMapInterfaces        = "interfaces"
 	metersTestMapLimitBases        = "limit_bases"
 	metersTestMapLimitCounters     = "limit_counters"
@@ -563,6 +583,7 @@ type metersTestMapSpecs struct {
 	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
 	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -639,6 +660,7 @@ type metersTestMaps struct {
 	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
 	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -681,6 +703,7 @@ func (m *metersTestMaps) Close() error {
 		m.ConnTallies,
 		m.Conns,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

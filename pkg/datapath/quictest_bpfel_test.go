@@ -147,6 +147,12 @@ type quicTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type quicTestCounter struct {
@@ -217,6 +223,17 @@ type quicTestCounts struct {
 	NearServices [64]quicTestCounter
 }
 
+type quicTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type quicTestInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -241,6 +258,8 @@ type quicTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Pad2      uint32
 }
 
 type quicTestListNote struct {
@@ -482,6 +501,7 @@ const (
 	quicTestMapConnTallies       = "conn_tallies"
 	quicTestMapConns             = "conns"
 	quicTestMapCounters          = "counters"
+	quicTestMapFeeds             = "feeds"
 	quicTestMapInterfaces        = "interfaces"
 	quicTestMapLimitBases        = "limit_bases"
 	quicTestMapLimitCounters     = "limit_counters"
@@ -599,6 +619,7 @@ type quicTestMapSpecs struct {
 	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
 	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -684,6 +705,7 @@ type quicTestMaps struct {
 	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
 	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -725,6 +747,7 @@ func (m *quicTestMaps) Close() error {
 		m.ConnTallies,
 		m.Conns,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

@@ -5,13 +5,14 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
-
-	"github.com/cilium/ebpf"
+	"time"
 )
 
 // Load puts many entries on a list, in batches. What is there already is replaced and keeps its hits, unless the
-// entry brings more. ErrFull: all that fit are there, and how many did not.
+// entry brings more; what other origins say of the prefix stays. ErrFull: all that fit are there, and how many did
+// not.
 func (i *Instance) Load(l List, entries []Entry) error {
 	if err := i.beginChange(); err != nil {
 		return err
@@ -19,8 +20,14 @@ func (i *Instance) Load(l List, entries []Entry) error {
 	i.log.listed += maxListLog + 1 // too many to tell
 	m := i.list(l)
 	left := 0
+	slots := map[string]int{}
 	for chunk := range slices.Chunk(entries, readBatch) {
-		unfit, err := i.loadChunk(m, chunk)
+		for _, e := range chunk {
+			if err := i.knowOrigin(slots, l, e.Origin); err != nil {
+				return err
+			}
+		}
+		unfit, err := i.loadChunk(m, slots, chunk)
 		if err != nil {
 			return err
 		}
@@ -32,11 +39,22 @@ func (i *Instance) Load(l List, entries []Entry) error {
 	return nil
 }
 
-// loadChunk writes hosts by one call, and what a trie holds one by one.
-func (i *Instance) loadChunk(m listMaps, chunk []Entry) (unfit int, err error) {
+// knowOrigin finds the slot of the feed that an origin names, and makes one for a feed that nobody kept.
+func (i *Instance) knowOrigin(slots map[string]int, l List, origin string) error {
+	name, ok := FeedOfOrigin(origin)
+	if _, known := slots[origin]; !ok || known {
+		return nil
+	}
+	slot, err := i.feedSlot(Feed{Name: name, List: l, Loaded: time.Now()})
+	slots[origin] = slot
+	return err
+}
+
+// loadChunk writes entries by one call a map.
+func (i *Instance) loadChunk(m listMaps, slots map[string]int, chunk []Entry) (unfit int, err error) {
 	index := listIndex{i.memory}
-	var keys []limiterPrefixKey
-	var values []limiterListEntry
+	all := make([]placed, 0, len(chunk))
+	at := make(map[netip.Prefix]int, len(chunk))
 	for _, e := range chunk {
 		e.Prefix = e.Prefix.Masked()
 		index.set(e.Prefix)
@@ -49,49 +67,30 @@ func (i *Instance) loadChunk(m listMaps, chunk []Entry) (unfit int, err error) {
 			continue
 		}
 		target, key := m.place(e.Prefix)
-		before, _, err := m.exact(target, key)
-		if err != nil {
-			return unfit, err
+		n, twice := at[e.Prefix]
+		if !twice {
+			before, _, err := m.exact(target, key)
+			if err != nil {
+				return unfit, err
+			}
+			n = len(all)
+			at[e.Prefix] = n
+			all = append(all, placed{target, key, before})
 		}
-		if err := i.noteLoaded(limiterListNoteKey{Prefix: key, List: uint32(m.id)}, e); err != nil {
-			return unfit, err
+		value := &all[n].value
+		hits := max(value.Hits, e.Hits)
+		if slot, ok := slots[e.Origin]; ok {
+			value.Prefixlen, value.Feeds = key.Prefixlen, value.Feeds|1<<slot
+		} else {
+			*value = entryValue(key, *value, e)
+			if err := i.noteLoaded(limiterListNoteKey{Prefix: key, List: uint32(m.id)}, e); err != nil {
+				return unfit, err
+			}
 		}
-		value := entryValue(key, before, e)
-		value.Hits = max(value.Hits, e.Hits)
-		if target == m.hosts {
-			keys, values = append(keys, key), append(values, value)
-			continue
-		}
-		switch err := target.Put(key, value); {
-		case listIsFull(err):
-			unfit++
-		case err != nil:
-			return unfit, fmt.Errorf("add %s: %w", e.Prefix, err)
-		}
+		value.Hits = hits
 	}
-	more, err := putHosts(m.hosts, keys, values)
-	return unfit + more, err
-}
-
-// putHosts falls back to one by one where the batch does not fit as a whole.
-func putHosts(hosts *ebpf.Map, keys []limiterPrefixKey, values []limiterListEntry) (unfit int, err error) {
-	if len(keys) == 0 {
-		return 0, nil
-	}
-	if _, err := hosts.BatchUpdate(keys, values, nil); err == nil {
-		return 0, nil
-	} else if !listIsFull(err) {
-		return 0, fmt.Errorf("add hosts: %w", err)
-	}
-	for n, key := range keys {
-		switch err := hosts.Put(key, values[n]); {
-		case listIsFull(err):
-			unfit++
-		case err != nil:
-			return unfit, fmt.Errorf("add host: %w", err)
-		}
-	}
-	return unfit, nil
+	left, err := putPlaced(m, all)
+	return len(left), err
 }
 
 // noteLoaded keeps who and why, where somebody said so.

@@ -147,6 +147,12 @@ type rivalTestControlWords struct {
 		Listed        uint32
 		Generation    uint32
 	}
+	Feeds struct {
+		_       structs.HostLayout
+		Lasting [2]uint32
+		Timed   [2]uint32
+		UntilNs [32]uint64
+	}
 }
 
 type rivalTestCounter struct {
@@ -217,6 +223,17 @@ type rivalTestCounts struct {
 	NearServices [64]rivalTestCounter
 }
 
+type rivalTestFeed struct {
+	_       structs.HostLayout
+	Name    [32]uint8
+	By      [32]uint8
+	Loaded  uint64
+	Entries uint32
+	List    uint8
+	State   uint8
+	Pad     [2]uint8
+}
+
 type rivalTestInterface struct {
 	_              structs.HostLayout
 	NetnsCookie    uint64
@@ -241,6 +258,8 @@ type rivalTestListEntry struct {
 	Listed    uint8
 	Policies  uint8
 	Pad       uint8
+	Feeds     uint32
+	Pad2      uint32
 }
 
 type rivalTestListNote struct {
@@ -419,6 +438,7 @@ const (
 	rivalTestMapConnTallies       = "conn_tallies"
 	rivalTestMapConns             = "conns"
 	rivalTestMapCounters          = "counters"
+	rivalTestMapFeeds             = "feeds"
 	rivalTestMapInterfaces        = "interfaces"
 	rivalTestMapLimitBases        = "limit_bases"
 	rivalTestMapLimitCounters     = "limit_counters"
@@ -523,6 +543,7 @@ type rivalTestMapSpecs struct {
 	ConnTallies     *ebpf.MapSpec `ebpf:"conn_tallies"`
 	Conns           *ebpf.MapSpec `ebpf:"conns"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Feeds           *ebpf.MapSpec `ebpf:"feeds"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	LimitBases      *ebpf.MapSpec `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.MapSpec `ebpf:"limit_counters"`
@@ -599,6 +620,7 @@ type rivalTestMaps struct {
 	ConnTallies     *ebpf.Map `ebpf:"conn_tallies"`
 	Conns           *ebpf.Map `ebpf:"conns"`
 	Counters        *ebpf.Map `ebpf:"counters"`
+	Feeds           *ebpf.Map `ebpf:"feeds"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	LimitBases      *ebpf.Map `ebpf:"limit_bases"`
 	LimitCounters   *ebpf.Map `ebpf:"limit_counters"`
@@ -639,6 +661,7 @@ func (m *rivalTestMaps) Close() error {
 		m.ConnTallies,
 		m.Conns,
 		m.Counters,
+		m.Feeds,
 		m.Interfaces,
 		m.LimitBases,
 		m.LimitCounters,

@@ -36,14 +36,15 @@ type sharedControl struct {
 	TickNs    uint64
 	JiffiesNs uint64
 	Policies  [limiterAbiPOLICY_SLOTS]limiterPolicy
+	Feeds     limiterFeedWords
 }
 
 // They do not compile unless the last field lies where the generated one does.
 const (
 	_ = uint(unsafe.Offsetof(sharedTables{}.Ports) - unsafe.Offsetof(limiterTables{}.Ports))
 	_ = uint(unsafe.Offsetof(limiterTables{}.Ports) - unsafe.Offsetof(sharedTables{}.Ports))
-	_ = uint(unsafe.Offsetof(sharedControl{}.Policies) - unsafe.Offsetof(limiterControlWords{}.Policies))
-	_ = uint(unsafe.Offsetof(limiterControlWords{}.Policies) - unsafe.Offsetof(sharedControl{}.Policies))
+	_ = uint(unsafe.Offsetof(sharedControl{}.Feeds) - unsafe.Offsetof(limiterControlWords{}.Feeds))
+	_ = uint(unsafe.Offsetof(limiterControlWords{}.Feeds) - unsafe.Offsetof(sharedControl{}.Feeds))
 )
 
 // shared is a map of one value, mapped into memory: what is stored there is what programs read, with no

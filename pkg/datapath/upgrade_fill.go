@@ -21,7 +21,7 @@ type heir struct {
 func (h *heir) fill() error {
 	h.control.Last = h.from.last
 	h.control.Word = h.from.word.word()
-	for _, step := range []func() error{h.fillLists, h.fillPolicies, h.fillTexts, h.fillOthers, h.fillBans, h.fillSources} {
+	for _, step := range []func() error{h.fillFeeds, h.fillLists, h.fillPolicies, h.fillTexts, h.fillOthers, h.fillBans, h.fillSources} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -57,7 +57,7 @@ func (c *entryCarrier) convert(key, value, oldKey, oldValue []byte) (e limiterLi
 	}
 	e = as[limiterListEntry](value)
 	e.Policies &= c.policies
-	if e.Policies == 0 && (e.Listed == 0 || e.ExpiresNs != 0 && e.ExpiresNs <= c.now) {
+	if e.Policies == 0 && e.Feeds == 0 && (e.Listed == 0 || e.ExpiresNs != 0 && e.ExpiresNs <= c.now) {
 		return e, false, nil
 	}
 	k := as[limiterPrefixKey](key)

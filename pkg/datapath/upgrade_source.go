@@ -22,6 +22,8 @@ type source struct {
 	// word is in force: settled, if a deadline was over.
 	word live
 	last uint64
+	// feeds are those that hold.
+	feeds limiterFeedWords
 	// policies are those in force, the one that the other may fall back to first.
 	policies []sourcePolicy
 	kept     []sourceText
@@ -51,7 +53,7 @@ func readSource(p *pinnedMaps) (*source, error) {
 	}
 	s := &source{pinnedMaps: p, own: own}
 	for _, step := range []func() error{
-		s.checkMeanings, s.checkSizes, s.checkMaps, s.readControl, s.readTexts, s.readIDs, s.readAttachments, s.checkHooks, s.checkCounters,
+		s.checkMeanings, s.checkSizes, s.checkMaps, s.readControl, s.readFeeds, s.readTexts, s.readIDs, s.readAttachments, s.checkHooks, s.checkCounters,
 	} {
 		if err := step(); err != nil {
 			return nil, p.refuse(err)
@@ -62,7 +64,7 @@ func readSource(p *pinnedMaps) (*source, error) {
 
 // checkMeanings wants names of values, as far as both versions have them, to stand for the same ones.
 func (s *source) checkMeanings() error {
-	for _, name := range []string{"scope", "list_id", "limit_kind", "limit_per", "interface_flag", "source_flag"} {
+	for _, name := range []string{"scope", "list_id", "limit_kind", "limit_per", "interface_flag", "source_flag", "feed_state"} {
 		own := s.own.enum(name)
 		for value, n := range s.enum(name) {
 			if m, ok := own[value]; ok && m != n {
@@ -77,7 +79,11 @@ func (s *source) checkMeanings() error {
 func (s *source) checkSizes() error {
 	for name, same := range map[string]bool{
 		"POLICY_SLOTS": true, "NEAR_IDS": true, "MAX_INTERFACES": false, "SERVICE_IDS": false, "LIMIT_IDS": false,
+		"MAX_FEEDS": false,
 	} {
+		if _, has := s.enum("abi")[name]; !has && name == "MAX_FEEDS" {
+			continue // that version knows no feeds
+		}
 		theirs, err := s.number("abi", name)
 		if err != nil {
 			return err

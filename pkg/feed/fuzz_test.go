@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -60,10 +61,11 @@ func checkPrefix(t *testing.T, p netip.Prefix) {
 }
 
 func checkMerged(t *testing.T, all []netip.Prefix) {
-	s := NewSet(all...)
+	s := NewSet(slices.Clone(all))
+	s.Merge()
 	var kept []netip.Prefix
 	var text strings.Builder
-	for p := range s.Sorted() {
+	for _, p := range s.Sorted() {
 		kept = append(kept, p)
 		fmt.Fprintln(&text, p)
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -60,7 +59,7 @@ func names(text string) []string {
 }
 
 func prefixes(c *Contents) (out []string) {
-	for p := range c.Sorted() {
+	for _, p := range c.Sorted() {
 		out = append(out, p.String())
 	}
 	slices.Sort(out)
@@ -165,24 +164,6 @@ func TestUnreadable(t *testing.T) {
 		if c, err := Read(r, false); err == nil {
 			t.Errorf("%s: it was read: %+v", name, c)
 		}
-	}
-}
-
-func TestOverlapping(t *testing.T) {
-	s := &Set{}
-	for _, p := range []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "10.2.0.0/16", "::/0"} {
-		s.table.Insert(netip.MustParsePrefix(p))
-	}
-	for p, want := range map[string]string{
-		"10.1.0.0/16": "[10.1.0.0/16 10.0.0.0/8 10.1.2.3/32]", "10.1.2.3/32": "[10.1.2.3/32 10.1.0.0/16 10.0.0.0/8]",
-		"11.0.0.0/8": "[]", "2001:db8::1/128": "[::/0]", "10.3.0.0/16": "[10.0.0.0/8]",
-	} {
-		if got := fmt.Sprint(s.Overlapping(netip.MustParsePrefix(p))); got != want {
-			t.Errorf("%s: %s, want %s", p, got, want)
-		}
-	}
-	if !s.Take(netip.MustParsePrefix("10.0.0.0/8")) || s.Take(netip.MustParsePrefix("10.0.0.0/8")) || s.Len() != 4 {
-		t.Error("a prefix is taken once")
 	}
 }
 

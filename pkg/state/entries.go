@@ -3,6 +3,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/feed"
 	"github.com/synward/synward/pkg/policy"
 )
 
@@ -107,8 +109,8 @@ func parseEntry(line string) (l datapath.List, e datapath.Entry, err error) {
 			return l, e, fmt.Errorf("%w entry: %w", errDamaged, err)
 		}
 	}
-	if e.Scope != datapath.ScopeAll && e.Scope != datapath.ScopeNew {
-		return l, e, fmt.Errorf("%w entry: scope %q", errDamaged, e.Scope)
+	if err := checkScope(e.Scope); err != nil {
+		return l, e, err
 	}
 	e.Expires, e.Created = timeOf(0, expires), timeOf(created, 0)
 	if len(fields) > entryFields {
@@ -119,14 +121,25 @@ func parseEntry(line string) (l datapath.List, e datapath.Entry, err error) {
 	return l, e, nil
 }
 
+func checkScope(s datapath.Scope) error {
+	if s != datapath.ScopeAll && s != datapath.ScopeNew {
+		return fmt.Errorf("%w entry: scope %q", errDamaged, s)
+	}
+	return nil
+}
+
+func parseList(name string) (datapath.List, error) {
+	for _, l := range []datapath.List{datapath.Allow, datapath.Block} {
+		if l.String() == name {
+			return l, nil
+		}
+	}
+	return 0, fmt.Errorf("%w entry: list %q", errDamaged, name)
+}
+
 func parseListed(list, prefix string) (l datapath.List, p netip.Prefix, err error) {
-	switch list {
-	case datapath.Allow.String():
-		l = datapath.Allow
-	case datapath.Block.String():
-		l = datapath.Block
-	default:
-		return l, p, fmt.Errorf("%w entry: list %q", errDamaged, list)
+	if l, err = parseList(list); err != nil {
+		return l, p, err
 	}
 	if p, err = policy.ParsePrefix(prefix); err != nil {
 		return l, p, fmt.Errorf("%w entry: %w", errDamaged, err)
@@ -138,4 +151,46 @@ func parseListed(list, prefix string) (l datapath.List, p netip.Prefix, err erro
 type listed struct {
 	list   datapath.List
 	prefix netip.Prefix
+	// feed is empty for what an operator typed.
+	feed string
+}
+
+func listedBy(l datapath.List, p netip.Prefix, origin string) listed {
+	name, _ := datapath.FeedOfOrigin(origin)
+	return listed{l, p, name}
+}
+
+// A feed is one line, in front of its entries:
+//
+//	feed list name scope expires loaded entries by
+//
+// in the form of an entry's fields.
+const (
+	feedLine   = "feed"
+	feedFields = 8
+)
+
+func appendFeed(b []byte, f datapath.Feed) []byte {
+	return fmt.Appendf(b, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%q", feedLine, f.List, f.Name, f.Scope,
+		inUnix(f.Expires, time.Time.UnixNano), inUnix(f.Loaded, time.Time.Unix), f.Entries, f.By)
+}
+
+func parseFeed(line string) (f datapath.Feed, err error) {
+	fields := strings.Split(line, "\t")
+	if len(fields) != feedFields {
+		return f, fmt.Errorf("%w feed: %d fields", errDamaged, len(fields))
+	}
+	if f.List, err = parseList(fields[1]); err != nil {
+		return f, err
+	}
+	f.Name, f.Scope = fields[2], datapath.Scope(fields[3])
+	expires, err := strconv.ParseInt(fields[4], 10, 64)
+	loaded, loadedErr := strconv.ParseInt(fields[5], 10, 64)
+	entries, entriesErr := strconv.ParseUint(fields[6], 10, 32)
+	by, byErr := strconv.Unquote(fields[7])
+	if err := errors.Join(err, loadedErr, entriesErr, byErr, feed.CheckName(f.Name)); err != nil {
+		return f, fmt.Errorf("%w feed: %w", errDamaged, err)
+	}
+	f.Expires, f.Loaded, f.Entries, f.By = timeOf(0, expires), timeOf(loaded, 0), int(entries), by
+	return f, checkScope(f.Scope)
 }

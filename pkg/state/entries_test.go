@@ -55,6 +55,20 @@ func TestEntryIsReadAsItWasWritten(t *testing.T) {
 	})
 }
 
+func TestFeedIsReadAsItWasWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l, e := anyEntry(t)
+		f := datapath.Feed{
+			Name: rapid.StringMatching("[a-z0-9][a-z0-9-]{0,30}").Draw(t, "name"), List: l, Scope: e.Scope, Expires: e.Expires,
+			Loaded: e.Created, By: e.By, Entries: int(rapid.Uint32().Draw(t, "entries")),
+		}
+		got, err := parseFeed(string(appendFeed(nil, f)))
+		if err != nil || got != f {
+			t.Fatalf("%+v: read as %+v, %v", f, got, err)
+		}
+	})
+}
+
 // What is saved is input: whatever stands there is an entry or an error, and never ends the program.
 func FuzzEntry(f *testing.F) {
 	f.Add(string(appendEntry(nil, datapath.Block, datapath.Entry{

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/feed"
 	"github.com/synward/synward/pkg/internal/testenv"
 	"github.com/synward/synward/pkg/policy"
 )
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 // child is what commands do: "block 7" puts the seventh address on the block list, "unblock 7" takes it off,
-// "apply 7" puts the limit 7/h in force, "attach 0" attaches, "read 0" looks at all there is.
+// "feed 7" has a feed name the seventh and five more, "unfeed 7" takes that feed off, "apply 7" puts the limit 7/h in force, "attach 0" attaches, "read 0" looks at all there is.
 func child(what, pinDir, dir string) error {
 	verb, text, _ := strings.Cut(what, " ")
 	n, err := strconv.Atoi(text)
@@ -69,10 +70,31 @@ func change(i *datapath.Instance, verb string, n int) error {
 	case "unblock":
 		_, err := i.Remove(datapath.Block, []netip.Prefix{address(n)})
 		return err
+	case "feed":
+		return loadFeed(i, n)
+	case "unfeed":
+		_, _, err := i.RemoveFeed(feedName(n))
+		return err
 	case "apply":
 		return i.Apply(datapath.ApplyOptions{Policy: hourly(n), By: "test"})
 	}
 	return fmt.Errorf("unknown %q", verb)
+}
+
+func feedName(n int) string { return fmt.Sprintf("feed-%d", n%3) }
+
+// loadFeed has one of three feeds name six addresses, which others name too; every second time for a day.
+func loadFeed(i *datapath.Instance, n int) error {
+	f := datapath.Feed{Name: feedName(n), List: datapath.Block, Scope: datapath.ScopeAll, By: "test", Loaded: time.Unix(int64(n), 0)}
+	if n%2 == 0 {
+		f.Scope, f.Expires = datapath.ScopeNew, time.Now().Add(24*time.Hour).Truncate(time.Hour)
+	}
+	var prefixes []netip.Prefix
+	for k := range 6 {
+		prefixes = append(prefixes, address(n+k))
+	}
+	_, err := i.LoadFeed(datapath.FeedOptions{Feed: f, Set: feed.NewSet(prefixes), Shrink: true})
+	return err
 }
 
 // readAll wants a whole policy, hourly(n) with address(n) on its block list, and the list to be readable.
@@ -198,6 +220,11 @@ func entryText(l datapath.List, e datapath.Entry) string {
 	return string(appendEntry(nil, l, e))
 }
 
+func feedText(f datapath.Feed) string {
+	f.Expires = f.Expires.Round(time.Minute)
+	return string(appendFeed(nil, f))
+}
+
 func (h *host) inKernel() string {
 	h.t.Helper()
 	var out string
@@ -211,6 +238,11 @@ func (h *host) inKernel() string {
 			interfaces = append(interfaces, a.Place.String())
 		}
 		kept, err := i.Kept()
+		feeds, feedsErr := i.Feeds()
+		err = errors.Join(err, feedsErr)
+		for _, f := range feeds {
+			entries = append(entries, feedText(f))
+		}
 		for _, l := range []datapath.List{datapath.Allow, datapath.Block} {
 			err = errors.Join(err, i.KeptEntries(l, func(e datapath.Entry) error {
 				entries = append(entries, entryText(l, e))
@@ -249,10 +281,14 @@ func (h *host) saved() string {
 		interfaces = append(interfaces, one.place().String())
 	}
 	kept, err := s.readPolicies(newest)
-	err = errors.Join(err, s.eachEntry(newest, func(l datapath.List, e datapath.Entry) error {
+	known := func(f datapath.Feed) error {
+		entries = append(entries, feedText(f))
+		return nil
+	}
+	err = errors.Join(err, s.eachEntry(newest, visitor{known, func(l datapath.List, e datapath.Entry) error {
 		entries = append(entries, entryText(l, e))
 		return nil
-	}))
+	}}))
 	if err != nil {
 		h.t.Fatal(err)
 	}

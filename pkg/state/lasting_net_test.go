@@ -47,7 +47,7 @@ func eachBreak(t *testing.T, test func(n int, random *rand.Rand)) {
 
 // anyChange is a change whose saving takes each of the ways: the journal, the rest, all anew.
 func anyChange(n int, random *rand.Rand) string {
-	return fmt.Sprintf("%s %d", []string{"block", "unblock", "apply"}[random.IntN(3)], 1+(n+random.IntN(3))%20)
+	return fmt.Sprintf("%s %d", []string{"block", "unblock", "apply", "feed", "unfeed"}[random.IntN(5)], 1+(n+random.IntN(3))%20)
 }
 
 // Killed at any moment, what is saved is the state before the change or the one after it, and after the next

@@ -10,11 +10,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/synward/synward/pkg/datapath"
 )
@@ -33,6 +31,15 @@ func (s *Store) writeLists(i *datapath.Instance, name string) (p part, err error
 	err = s.write(name, func(f *os.File) error {
 		w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<20)
 		var line []byte
+		feeds, err := i.Feeds()
+		if err != nil {
+			return err
+		}
+		for _, one := range feeds {
+			if _, err := w.Write(append(appendFeed(line[:0], one), '\n')); err != nil {
+				return err
+			}
+		}
 		for _, l := range []datapath.List{datapath.Allow, datapath.Block} {
 			err := i.KeptEntries(l, func(e datapath.Entry) error {
 				line = append(appendEntry(line[:0], l, e), '\n')
@@ -50,20 +57,29 @@ func (s *Store) writeLists(i *datapath.Instance, name string) (p part, err error
 
 // appendJournal adds a change of the lists behind what the journal holds, as a whole or not at all:
 //
-//   - entry           one that was put there
-//   - list prefix     one that was taken off
-//     = change CRC-32C  the end of the change, with the sum of its lines
+//	f feed               one that is to be known, in place of one of that name
+//	+ entry              one that was put there
+//	- list prefix feed   one that was taken off; of an operator where feed is empty
+//	x name               a feed that is gone, with all its entries
+//	= change CRC-32C     the end of the change, with the sum of its lines
 //
 // A change without its last line did not happen.
 func (s *Store) appendJournal(h *head, change uint64, lists []datapath.ListChange) error {
 	var b []byte
 	for _, c := range lists {
+		if c.Feed != nil {
+			b = append(appendFeed(append(b, 'f', '\t'), *c.Feed), '\n')
+		}
 		for _, e := range c.Added {
 			e.Prefix = e.Prefix.Masked()
 			b = append(appendEntry(append(b, '+', '\t'), c.List, e), '\n')
 		}
+		name, _ := datapath.FeedOfOrigin(c.Origin)
 		for _, p := range c.Removed {
-			b = fmt.Appendf(b, "-\t%s\t%s\n", c.List, p.Masked())
+			b = fmt.Appendf(b, "-\t%s\t%s\t%s\n", c.List, p.Masked(), name)
+		}
+		if c.FeedGone != "" {
+			b = fmt.Appendf(b, "x\t%s\n", c.FeedGone)
 		}
 	}
 	b = fmt.Appendf(b, "=\t%d\t%08x\n", change, crc32.Checksum(b, crcTable))
@@ -115,120 +131,4 @@ func parseEnd(line string) (change uint64, sum uint32, ok bool) {
 	}
 	crc, err := strconv.ParseUint(fields[2], 16, 32)
 	return change, uint32(crc), err == nil
-}
-
-// replay reads the journal to its last whole change: what became of each entry that it names, nil for one that
-// was taken off.
-func (s *Store) replay(h *head) (map[listed]*datapath.Entry, error) {
-	out := map[listed]*datapath.Entry{}
-	f, err := os.Open(s.path(h.Journal))
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read journal: %w", err)
-	}
-	defer f.Close()
-	var step []string
-	var sum uint32
-	lines := bufio.NewReaderSize(f, maxLine)
-	for {
-		bytes, err := lines.ReadSlice('\n')
-		if err == io.EOF && len(bytes) == 0 && len(step) == 0 {
-			return out, nil
-		}
-		line := strings.TrimSuffix(string(bytes), "\n")
-		_, crc, end := parseEnd(line)
-		if err != nil || end && crc != sum {
-			s.warn(fmt.Sprintf("%s ends in the middle of a change: that one is left out", s.path(h.Journal)))
-			return out, nil
-		}
-		if !end {
-			sum = crc32.Update(sum, crcTable, bytes)
-			step = append(step, line)
-			continue
-		}
-		if err := take(out, step); err != nil {
-			return nil, err
-		}
-		step, sum = step[:0], 0
-	}
-}
-
-func take(out map[listed]*datapath.Entry, step []string) error {
-	for _, line := range step {
-		kind, rest, _ := strings.Cut(line, "\t")
-		switch kind {
-		case "+":
-			l, e, err := parseEntry(rest)
-			if err != nil {
-				return err
-			}
-			out[listed{l, e.Prefix}] = &e
-		case "-":
-			list, prefix, _ := strings.Cut(rest, "\t")
-			l, p, err := parseListed(list, prefix)
-			if err != nil {
-				return err
-			}
-			out[listed{l, p}] = nil
-		default:
-			return fmt.Errorf("%w journal: line %q", errDamaged, line)
-		}
-	}
-	return nil
-}
-
-// counts: a ban that has ended says how long the next one is.
-func counts(e datapath.Entry, now time.Time) bool {
-	return e.Ban != nil && e.Ban.Fades > 0 && uint64(now.Sub(e.Expires)/e.Ban.Fades) < e.Ban.Repeats
-}
-
-// eachEntry visits what is saved of the lists and has not ended.
-func (s *Store) eachEntry(h *head, visit func(datapath.List, datapath.Entry) error) error {
-	if h.Lists.File == "" {
-		return nil
-	}
-	changed, err := s.replay(h)
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	show := func(l datapath.List, e datapath.Entry) error {
-		if !e.Expires.IsZero() && !e.Expires.After(now) && !counts(e, now) {
-			return nil
-		}
-		return visit(l, e)
-	}
-	f, err := os.Open(s.path(h.Lists.File))
-	if err != nil {
-		return fmt.Errorf("read lists: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
-		l, e, err := parseEntry(lines.Text())
-		if err != nil {
-			return err
-		}
-		if _, newer := changed[listed{l, e.Prefix}]; newer && e.Ban == nil {
-			continue // the journal never tells of bans
-		}
-		if err := show(l, e); err != nil {
-			return err
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read lists: %w", err)
-	}
-	for key, e := range changed {
-		if e == nil {
-			continue
-		}
-		if err := show(key.list, *e); err != nil {
-			return err
-		}
-	}
-	return nil
 }

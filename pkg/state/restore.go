@@ -52,7 +52,7 @@ func (s *Store) fillLists(i *datapath.Instance, h *head) (bans []datapath.Entry,
 		waiting[l] = waiting[l][:0]
 		return err
 	}
-	err = s.eachEntry(h, func(l datapath.List, e datapath.Entry) error {
+	err = s.eachEntry(h, visitor{i.KeepFeed, func(l datapath.List, e datapath.Entry) error {
 		if e.Ban != nil {
 			bans = append(bans, e)
 			return nil
@@ -62,7 +62,7 @@ func (s *Store) fillLists(i *datapath.Instance, h *head) (bans []datapath.Entry,
 			return nil
 		}
 		return load(l)
-	})
+	}})
 	return bans, errors.Join(err, load(datapath.Allow), load(datapath.Block))
 }
 

@@ -63,14 +63,15 @@ func (s *Store) Last() (Summary, error) {
 	for _, one := range h.Interfaces {
 		out.Interfaces = append(out.Interfaces, one.place())
 	}
-	err = s.eachEntry(h, func(l datapath.List, _ datapath.Entry) error {
+	noFeed := func(datapath.Feed) error { return nil }
+	err = s.eachEntry(h, visitor{noFeed, func(l datapath.List, _ datapath.Entry) error {
 		if l == datapath.Allow {
 			out.Allow++
 		} else {
 			out.Block++
 		}
 		return nil
-	})
+	}})
 	return out, err
 }
 

@@ -89,10 +89,11 @@ func sumOf(b []byte) string {
 func (b *bench) blocks() (out []string) {
 	b.t.Helper()
 	h := must[*head](b.t)(b.wholeHead())
-	err := b.eachEntry(h, func(_ datapath.List, e datapath.Entry) error {
+	noFeed := func(datapath.Feed) error { return nil }
+	err := b.eachEntry(h, visitor{noFeed, func(_ datapath.List, e datapath.Entry) error {
 		out = append(out, e.Prefix.String())
 		return nil
-	})
+	}})
 	if err != nil {
 		b.t.Fatal(err)
 	}
