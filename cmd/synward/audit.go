@@ -18,7 +18,7 @@ const logDirVariable = "SYNWARD_LOG_DIR"
 // for one that changes.
 func readingCommands() []string {
 	return []string{
-		"synward", "status", "policy", "services", "allow", "allow list", "block", "block list", "sources", "check", "stats",
+		"synward", "status", "policy", "services", "allow", "allow list", "block", "block list", "feed", "feed list", "sources", "check", "stats",
 		"doctor", "history", "version", "help", "completion", "completion bash", "completion fish", "completion powershell",
 		"completion zsh",
 	}
@@ -27,7 +27,7 @@ func readingCommands() []string {
 // changingCommands leave a line in the audit log for what they change.
 func changingCommands() []string {
 	return []string{
-		"attach", "detach", "apply", "confirm", "rollback", "limit", "allow add", "allow rm", "block add", "block rm", "forget",
+		"attach", "detach", "apply", "confirm", "rollback", "limit", "allow add", "allow rm", "block add", "block rm", "feed load", "feed rm", "forget",
 		"save", "restore", "upgrade",
 	}
 }

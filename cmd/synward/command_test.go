@@ -175,12 +175,18 @@ func TestBlockKill(t *testing.T) {
 	expect(t, runWith(t, f, "block", "add", "192.0.2.1"), exitOK, "192.0.2.1: on the block list, expires never")
 	f.lists[datapath.Allow] = []datapath.Entry{{Prefix: netip.MustParsePrefix("192.0.2.2/32")}}
 	expect(t, runWith(t, f, "block", "add", "192.0.2.0/24", "2001:db8::/32", "--kill"), exitOK,
-		"2 prefixes: on the block list, expires never", "2 prefixes: closed 3 TCP and 0 UDP sockets")
+		"2 prefixes: on the block list, expires never",
+		"note: 192.0.2.0/24 contains 1 entry of the allow list, passed all the same, for allow wins: 192.0.2.2",
+		"note: 192.0.2.0/24 contains 1 entry of the block list, still there: 192.0.2.1",
+		"2 prefixes: closed 3 TCP and 0 UDP sockets")
 	if want := []netip.Addr{addr("192.0.2.2"), addr("203.0.113.1")}; !slices.Equal(f.peers, want) {
 		t.Errorf("open are %v, want %v", f.peers, want)
 	}
 	expect(t, runWith(t, f, "block", "add", "192.0.2.0/24", "--kill"), exitOK,
-		"192.0.2.0/24: on the block list, expires never", "192.0.2.0/24: closed no socket, none was open")
+		"192.0.2.0/24: on the block list, expires never",
+		"note: 192.0.2.0/24 contains 1 entry of the allow list, passed all the same, for allow wins: 192.0.2.2",
+		"note: 192.0.2.0/24 contains 1 entry of the block list, still there: 192.0.2.1",
+		"192.0.2.0/24: closed no socket, none was open")
 	f.operators = []datapath.Operator{{Peer: netip.MustParseAddrPort("203.0.113.1:1022"), Netns: "elsewhere"}}
 	expect(t, runWith(t, f, "block", "add", "203.0.113.0/24", "--kill"), exitOK, "203.0.113.0/24: on the block list, expires never",
 		"203.0.113.0/24: closed no socket, none was open", "note: sockets of operators stay open; --force closes them")

@@ -26,6 +26,8 @@ type fake struct {
 	operErr    error
 	peers      []netip.Addr // of open sockets
 	closeErr   error
+	own        []datapath.Protected
+	feeds      []datapath.Feed
 	totals     []datapath.Total
 	sources    []datapath.Source
 	lists      map[datapath.List][]datapath.Entry
@@ -95,6 +97,57 @@ func (f *fake) SetSysctls() ([]datapath.Unanswered, error) { return nil, nil }
 func (f *fake) OpenConns(func(netip.Addr) bool) ([]datapath.OpenConn, error) { return nil, nil }
 
 func (f *fake) Generation() uint16 { return f.policy.Generation }
+
+func (f *fake) Protected() (out []datapath.Protected, err error) {
+	for _, op := range f.operators {
+		addr := op.Peer.Addr()
+		out = append(out, datapath.Protected{Prefix: netip.PrefixFrom(addr, addr.BitLen()), What: op.Who, Operator: &op})
+	}
+	return append(out, f.own...), f.operErr
+}
+
+func (f *fake) Feeds() ([]datapath.Feed, error) { return f.feeds, nil }
+
+func (f *fake) LoadFeed(o datapath.FeedOptions) (c datapath.FeedChange, err error) {
+	f.changes++
+	_, _, _ = f.RemoveFeed(o.Name)
+	for _, p := range o.Set.Sorted() {
+		f.lists[o.List] = append(f.lists[o.List], datapath.Entry{Prefix: p, Scope: o.Scope, Expires: o.Expires, Origin: o.Origin()})
+	}
+	c.Added = o.Set.Len()
+	o.Entries = c.Added
+	f.feeds = append(f.feeds, o.Feed)
+	return c, nil
+}
+
+func (f *fake) RemoveFeed(name string) (entries int, found bool, err error) {
+	f.feeds = slices.DeleteFunc(f.feeds, func(one datapath.Feed) bool {
+		if one.Name == name {
+			entries, found = one.Entries, true
+		}
+		return one.Name == name
+	})
+	for l := range f.lists {
+		f.lists[l] = slices.DeleteFunc(f.lists[l], func(e datapath.Entry) bool { return e.Origin == datapath.Feed{Name: name}.Origin() })
+	}
+	return entries, found, nil
+}
+
+func (f *fake) Related(l datapath.List, prefixes []netip.Prefix) (out []datapath.Relation, err error) {
+	for _, p := range prefixes {
+		r := datapath.Relation{Prefix: p}
+		for n, e := range f.lists[l] {
+			switch {
+			case e.Prefix.Bits() < p.Bits() && e.Prefix.Contains(p.Addr()):
+				r.Wider = &f.lists[l][n]
+			case p.Bits() < e.Prefix.Bits() && p.Contains(e.Prefix.Addr()):
+				r.Inside, r.Count = append(r.Inside, e.Prefix), r.Count+1
+			}
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
 
 func (f *fake) Detach(o datapath.DetachOptions) (done datapath.Detached, err error) {
 	for _, i := range f.attached {

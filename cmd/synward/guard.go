@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,6 +18,11 @@ import (
 // forceFlag adds --force.
 func forceFlag(cmd *cobra.Command, force *bool) {
 	cmd.Flags().BoolVar(force, "force", false, "go on even if it locks out somebody who is logged in by SSH")
+}
+
+// forceBlockFlag adds the --force of what may block the host itself too.
+func forceBlockFlag(cmd *cobra.Command, force *bool) {
+	cmd.Flags().BoolVar(force, "force", false, "go on even if it blocks this host, or somebody who is logged in by SSH")
 }
 
 // operators are those who are logged in by SSH in this network namespace. Where some cannot be found the
@@ -93,27 +99,49 @@ func (e *env) guard(i instance, ops []datapath.Operator, p *policy.Policy, allow
 	return nil
 }
 
-// guardBlock is a Lockout if a block would cover somebody who is logged in.
-func (e *env) guardBlock(i instance, prefixes []netip.Prefix) error {
-	var failed error
-	err := datapath.GuardBlock(e.operators(), prefixes, func(addr netip.Addr) bool {
-		entry, err := i.Covering(datapath.Allow, addr)
-		failed = errors.Join(failed, err)
-		return entry != nil
-	})
-	if failed != nil {
-		return failed
+// protected are whom no block may cover, but for those who are allowed: allow wins. Where some cannot be found the
+// command goes on for the others.
+func (e *env) protected(i instance) (out []datapath.Protected, err error) {
+	all, findErr := i.Protected()
+	if findErr != nil {
+		e.say("warning: not all whom no block may cover could be found, and who is missing is not kept from being blocked: %s", oneLine(findErr))
 	}
-	return wayOn(err, e.program())
+	for _, one := range all {
+		allowed, err := i.Covering(datapath.Allow, one.Addr())
+		if err != nil {
+			return nil, err
+		}
+		if allowed == nil {
+			out = append(out, one)
+		}
+	}
+	return out, nil
 }
 
-// guardDisallow is a Lockout if somebody who is logged in needs one of the entries of the allow list that
-// are to go.
-func (e *env) guardDisallow(i instance, prefixes []netip.Prefix) error {
-	covered := func(op datapath.Operator) bool {
-		return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(op.Peer.Addr()) })
+// guardBlock is ErrRefused if a block would cover the host itself, or somebody who is logged in in this network
+// namespace, and nobody allowed them.
+func (e *env) guardBlock(i instance, prefixes []netip.Prefix) error {
+	all, err := e.protected(i)
+	if err != nil {
+		return err
 	}
-	ops := slices.DeleteFunc(e.operators(), func(op datapath.Operator) bool { return !covered(op) })
+	for _, one := range all {
+		n := slices.IndexFunc(prefixes, one.Overlaps)
+		switch {
+		case n < 0, one.Operator != nil && one.Operator.Netns != "":
+		case one.Operator != nil:
+			return wayOn(datapath.GuardBlock([]datapath.Operator{*one.Operator}, prefixes, nil), e.program())
+		default:
+			return fmt.Errorf("%w: this would block %s, %s: blocked by %s; go on with --force, or first: %s allow add %[2]s",
+				datapath.ErrRefused, policy.FormatPrefix(one.Prefix), one.What, prefixes[n], e.program())
+		}
+	}
+	return nil
+}
+
+// guardDisallow is a Lockout if somebody who is logged in needs one of the entries of the allow list that go.
+func (e *env) guardDisallow(i instance, goes func(datapath.Entry) bool) error {
+	ops := e.operators()
 	if len(ops) == 0 {
 		return nil
 	}
@@ -121,10 +149,11 @@ func (e *env) guardDisallow(i instance, prefixes []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	goes := func(entry datapath.Entry) bool {
-		return entry.Origin != originPolicy && slices.Contains(prefixes, entry.Prefix)
+	needs := func(op datapath.Operator) bool {
+		return slices.ContainsFunc(entries, func(e datapath.Entry) bool { return e.Prefix.Contains(op.Peer.Addr()) && goes(e) })
 	}
-	if !slices.ContainsFunc(entries, goes) {
+	ops = slices.DeleteFunc(ops, func(op datapath.Operator) bool { return !needs(op) })
+	if len(ops) == 0 {
 		return nil
 	}
 	p, err := i.Policy()

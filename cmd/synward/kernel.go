@@ -50,6 +50,9 @@ type reader interface {
 	Levels(source netip.Addr) ([]datapath.LimitLevel, error)
 	OpenConns(chosen func(netip.Addr) bool) ([]datapath.OpenConn, error)
 	Entries(list datapath.List) ([]datapath.Entry, error)
+	Related(list datapath.List, prefixes []netip.Prefix) ([]datapath.Relation, error)
+	Feeds() ([]datapath.Feed, error)
+	Protected() ([]datapath.Protected, error)
 	CheckAt(addr netip.Addr, local netip.AddrPort) (datapath.Verdict, error)
 	Strikes(addr netip.Addr) (map[string]uint64, error)
 	Covering(list datapath.List, addr netip.Addr) (*datapath.Entry, error)
@@ -64,6 +67,8 @@ type writer interface {
 	Add(list datapath.List, entries []datapath.Entry) error
 	Remove(list datapath.List, prefixes []netip.Prefix) (removed int, err error)
 	LiftBans() (lifted int, err error)
+	LoadFeed(o datapath.FeedOptions) (datapath.FeedChange, error)
+	RemoveFeed(name string) (entries int, found bool, err error)
 	Forget(addr netip.Addr) error
 	SetSysctls() ([]datapath.Unanswered, error)
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -21,8 +22,11 @@ const maxReason = 63
 // no more.
 const maxNotes = 100
 
-// originPolicy is the origin of the entries that the policy in force names.
-const originPolicy = "policy"
+// Origins of entries: named by the policy in force, typed by somebody.
+const (
+	originPolicy   = "policy"
+	originOperator = "operator"
+)
 
 // list is what allow and block have in common.
 type list struct {
@@ -65,8 +69,9 @@ func (l list) addCommand() *cobra.Command {
 		Use: "add PREFIX...", Short: "Put addresses or prefixes on the " + l.title,
 		Long: "Put addresses or prefixes on the " + l.title + ". What is on it already is replaced. What the policy\n" +
 			"names stays as the policy says." + map[datapath.List]string{datapath.Block: "\n\n" +
-			"A block of somebody who is logged in by SSH is refused (exit code 5). With --kill the open sockets of the\n" +
-			"blocked are closed too, in every network namespace: TCP, and UDP that is connected."}[l.id],
+			"A block of somebody who is logged in by SSH, of an address of this host, its gateways or its resolvers is refused\n" +
+			"(exit code 5). With --kill the open sockets of the blocked are closed too, in every network namespace: TCP, and\n" +
+			"UDP that is connected."}[l.id],
 		Example: "  synward " + l.name + " add 192.0.2.1 2001:db8::/48 --for 10m --reason 'ticket 17'",
 		Args:    someArgs("a prefix"),
 		RunE:    l.asRoot(func(_ *cobra.Command, args []string) error { return l.add(args, f) }),
@@ -77,7 +82,7 @@ func (l list) addCommand() *cobra.Command {
 	if l.id == datapath.Block {
 		choiceFlag(cmd.Flags(), &f.scope, "scope", "", "packets to drop, new connections or all",
 			datapath.ScopeAll, datapath.ScopeNew)
-		forceFlag(cmd, &f.force)
+		forceBlockFlag(cmd, &f.force)
 		cmd.Flags().BoolVar(&f.kill, "kill", false, "close their open sockets too")
 	}
 	return cmd
@@ -112,10 +117,12 @@ func (l list) add(args []string, f addFlags) error {
 			return err
 		}
 		l.say("%s: on the %s, expires %s", subject(prefixes), l.title, report.Until(model.Created, model.Expires))
-		if l.id == datapath.Allow {
-			return nil
+		if l.id == datapath.Block {
+			if err := l.noteAllowed(i, prefixes); err != nil {
+				return err
+			}
 		}
-		if err := l.noteAllowed(i, prefixes); err != nil || !f.kill {
+		if err := l.noteRelated(i, prefixes); err != nil || !f.kill {
 			return err
 		}
 		return l.kill(i, prefixes, f.force)
@@ -124,7 +131,7 @@ func (l list) add(args []string, f addFlags) error {
 
 // entry is what the new entries have in common.
 func (l list) entry(f addFlags) (datapath.Entry, error) {
-	e := datapath.Entry{Scope: f.scope, Created: l.now(), Origin: "operator", By: l.operator(), Reason: f.reason}
+	e := datapath.Entry{Scope: f.scope, Created: l.now(), Origin: originOperator, By: l.operator(), Reason: f.reason}
 	if f.forHowLong != "" {
 		d, err := policy.ParseDuration(f.forHowLong)
 		if err != nil {
@@ -158,10 +165,13 @@ func (l list) noteAllowed(i instance, prefixes []netip.Prefix) error {
 	return nil
 }
 
-// inWords names an entry with its origin, if that is the policy.
+// inWords names an entry with its origin, if no operator typed it.
 func inWords(e datapath.Entry) string {
 	if e.Origin == originPolicy {
 		return policy.FormatPrefix(e.Prefix) + " of the policy"
+	}
+	if name, ok := datapath.FeedOfOrigin(e.Origin); ok {
+		return policy.FormatPrefix(e.Prefix) + " of feed " + name
 	}
 	return policy.FormatPrefix(e.Prefix)
 }
@@ -170,6 +180,9 @@ func inWords(e datapath.Entry) string {
 func (l list) wayOff(list string, e datapath.Entry) string {
 	if e.Origin == originPolicy {
 		return "apply a policy without it"
+	}
+	if name, ok := datapath.FeedOfOrigin(e.Origin); ok {
+		return fmt.Sprintf("load feed %s without it, or %s feed rm %[1]s", name, l.program())
 	}
 	return fmt.Sprintf("%s %s rm %s", l.program(), list, policy.FormatPrefix(e.Prefix))
 }
@@ -236,7 +249,8 @@ func (l list) rm(args []string, force bool) error {
 	}
 	return l.change(func(i instance) error {
 		if l.id == datapath.Allow && !force {
-			if err := l.guardDisallow(i, prefixes); err != nil {
+			goes := func(e datapath.Entry) bool { return e.Origin == originOperator && slices.Contains(prefixes, e.Prefix) }
+			if err := l.guardDisallow(i, goes); err != nil {
 				return err
 			}
 		}
@@ -244,12 +258,12 @@ func (l list) rm(args []string, force bool) error {
 		if err != nil {
 			return err
 		}
-		stay, err := l.ofPolicy(i, prefixes)
+		stay, by, err := l.ofOthers(i, prefixes)
 		if err != nil {
 			return err
 		}
 		if len(stay) > 0 {
-			return l.staysByPolicy(stay, prefixes, removed)
+			return l.staysByOthers(stay, prefixes, by, removed)
 		}
 		switch {
 		case removed == 0:
@@ -263,28 +277,35 @@ func (l list) rm(args []string, force bool) error {
 	})
 }
 
-// ofPolicy are those of the prefixes that the policy in force names.
-func (l list) ofPolicy(i instance, prefixes []netip.Prefix) (named []netip.Prefix, err error) {
+// ofOthers are those of the prefixes that the policy in force or a feed names, and who names the first.
+func (l list) ofOthers(i instance, prefixes []netip.Prefix) (named []netip.Prefix, by datapath.Entry, err error) {
 	for _, p := range prefixes {
 		e, err := i.Listed(l.id, p)
 		if err != nil {
-			return nil, err
+			return nil, by, err
 		}
-		if e != nil && e.Origin == originPolicy {
-			named = append(named, p)
+		if e == nil || e.Origin == originOperator {
+			continue
+		}
+		if named = append(named, p); len(named) == 1 {
+			by = *e
 		}
 	}
-	return named, nil
+	return named, by, nil
 }
 
-// staysByPolicy is the error of a command that could not do all it was asked for.
-func (l list) staysByPolicy(stay, asked []netip.Prefix, removed int) error {
+// staysByOthers is the error of a command that could not do all it was asked for.
+func (l list) staysByOthers(stay, asked []netip.Prefix, by datapath.Entry, removed int) error {
 	if removed > 0 {
 		l.say("%d of %d prefixes: what was added by hand is off the %s", removed, len(asked), l.title)
 	}
 	is, it := "is", "it"
 	if len(stay) > 1 {
 		is, it = "are", "them"
+	}
+	if name, ok := datapath.FeedOfOrigin(by.Origin); ok {
+		return fmt.Errorf("%s %s on the %s by feed %s; to change that, load the feed without %s, or take it off: %s feed rm %[4]s", subject(stay), is,
+			l.title, name, it, l.program())
 	}
 	return fmt.Errorf("%s %s on the %s by the policy in force; to change that, apply a policy without %s", subject(stay), is, l.title, it)
 }

@@ -246,7 +246,7 @@ func TestOperatorsElsewhere(t *testing.T) {
 	elsewhere.Netns = "blue"
 	f.operators, f.operErr = []datapath.Operator{elsewhere}, errors.New("find operators: no /proc")
 	expect(t, runWith(t, f, "block", "add", "192.0.2.7"), exitOK,
-		"warning: not all operators could be found, and who is missing is not kept from being locked out: find operators: no /proc",
+		"warning: not all whom no block may cover could be found, and who is missing is not kept from being blocked: find operators: no /proc",
 		"192.0.2.7: on the block list, expires never")
 }
 

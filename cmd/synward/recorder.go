@@ -209,6 +209,18 @@ func (i *recorded) LiftBans() (lifted int, err error) {
 	return lifted, err
 }
 
+func (i *recorded) LoadFeed(o datapath.FeedOptions) (datapath.FeedChange, error) {
+	done, err := i.writer.LoadFeed(o)
+	i.r.note(true, err)
+	return done, err
+}
+
+func (i *recorded) RemoveFeed(name string) (entries int, found bool, err error) {
+	entries, found, err = i.writer.RemoveFeed(name)
+	i.r.note(found, err)
+	return entries, found, err
+}
+
 func (i *recorded) Forget(addr netip.Addr) error {
 	err := i.writer.Forget(addr)
 	i.r.note(true, err)

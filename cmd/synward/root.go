@@ -28,7 +28,7 @@ func newRootCmd(e *env) *cobra.Command {
 	}
 	cmd.AddCommand(
 		newAttachCmd(e), newDetachCmd(e), newStatusCmd(e), newApplyCmd(e), newConfirmCmd(e), newRollbackCmd(e),
-		newPolicyCmd(e), newServicesCmd(e), newLimitCmd(e), newAllowCmd(e), newBlockCmd(e), newSourcesCmd(e),
+		newPolicyCmd(e), newServicesCmd(e), newLimitCmd(e), newAllowCmd(e), newBlockCmd(e), newFeedCmd(e), newSourcesCmd(e),
 		newForgetCmd(e), newCheckCmd(e), newSaveCmd(e), newRestoreCmd(e), newStatsCmd(e), newDoctorCmd(e), newUpgradeCmd(e),
 		newHistoryCmd(e), newVersionCmd(e),
 	)

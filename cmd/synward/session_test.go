@@ -71,11 +71,11 @@ func TestSSHScripts(t *testing.T) {
 }
 
 // introduce gives a script besides its world $OPERATOR, which is where the operator comes from, $NETWORK, which
-// that lies in, and $HOST, where he goes to.
+// that lies in without $HOST, where he goes to.
 func (w way) introduce(e *testscript.Env) {
-	operator, network, host := "10.77.0.2", "10.77.0.0/16", "10.77.0.1"
+	operator, network, host := "10.77.0.2", "10.77.0.2/31", "10.77.0.1"
 	if w.six {
-		operator, network, host = "fd77::2", "fd77::/64", "fd77::1"
+		operator, network, host = "fd77::2", "fd77::2/127", "fd77::1"
 	}
 	e.Setenv("OPERATOR", operator)
 	e.Setenv("NETWORK", network)

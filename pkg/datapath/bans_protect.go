@@ -28,10 +28,11 @@ func (i *Instance) protect() error {
 	if err != nil {
 		return err
 	}
-	found, whole, findErr := i.toProtect()
+	found, whole, findErr := i.findProtected()
 	keep := map[limiterPrefixKey]bool{}
 	var fresh []netip.Prefix
-	for _, p := range found {
+	for _, one := range found {
+		p := one.Prefix
 		if p.Bits() > strikerOf(p.Addr()).Bits() {
 			p = strikerOf(p.Addr())
 		}
@@ -56,35 +57,62 @@ func (i *Instance) protect() error {
 	return i.unprotectBut(keep, before)
 }
 
-// toProtect are all that could be told, also with an error. whole: no network namespace was out of reach.
-func (i *Instance) toProtect() (found []netip.Prefix, whole bool, err error) {
-	whole = true
-	add := func() error {
-		own, err := OwnAddresses()
-		found = append(found, own...)
-		return err
+// Protected are the host's own addresses, its gateways and resolvers, in the network namespace of the caller and in
+// each that an interface is attached in, and who is logged in by SSH. Each prefix comes once. What was found comes with
+// the error.
+func (i *Instance) Protected() ([]Protected, error) {
+	found, whole, err := i.findProtected()
+	if err != nil || !whole {
+		// Those whom bans spare may be more: of namespaces that were there when they were looked for.
+		spared, more := i.protectedKeys()
+		err = errors.Join(err, more)
+		for key := range spared {
+			if p, ok := (listMaps{}).prefixOf(key, true); ok {
+				found = append(found, Protected{Prefix: p, What: "spared by bans"})
+			}
+		}
 	}
-	err = add()
-	operators, operatorsErr := Operators()
+	seen := map[netip.Prefix]bool{}
+	return slices.DeleteFunc(found, func(one Protected) bool {
+		before := seen[one.Prefix]
+		seen[one.Prefix] = true
+		return before
+	}), err
+}
+
+// findProtected finds all that can be told, also with an error: operators first, then what is of the caller's network
+// namespace. whole: none was out of reach.
+func (i *Instance) findProtected() (found []Protected, whole bool, err error) {
+	operators, err := Operators()
 	for _, op := range operators {
-		found = append(found, netip.PrefixFrom(op.Peer.Addr(), op.Peer.Addr().BitLen()))
+		addr := op.Peer.Addr()
+		found = append(found, Protected{netip.PrefixFrom(addr, addr.BitLen()), op.session(), &op})
 	}
+	own, ownErr := OwnAddresses()
+	found = append(found, own...)
 	all, attachedErr := i.attached()
-	err = errors.Join(err, operatorsErr, attachedErr)
-	own, ownErr := netnsCookie()
-	seen := map[uint64]bool{own: true}
+	cookie, cookieErr := netnsCookie()
+	err = errors.Join(err, ownErr, attachedErr, cookieErr)
+	seen, whole := map[uint64]bool{cookie: true}, true
 	for _, at := range all {
 		if seen[at.key.cookie] {
 			continue
 		}
 		seen[at.key.cookie] = true
-		insideErr := at.insideNetns(add)
+		insideErr := at.insideNetns(func() error {
+			inside, err := OwnAddresses()
+			for _, one := range inside {
+				one.What += ", in another network namespace"
+				found = append(found, one)
+			}
+			return err
+		})
 		if errors.Is(insideErr, errNetnsGone) {
 			whole, insideErr = false, nil
 		}
 		err = errors.Join(err, insideErr)
 	}
-	return found, whole, errors.Join(err, ownErr)
+	return found, whole, err
 }
 
 // liftBansIn ends the bans of whoever is protected from now on.

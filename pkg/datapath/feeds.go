@@ -35,7 +35,8 @@ type Feed struct {
 	Entries int
 }
 
-func (f Feed) origin() string { return originFeed + f.Name }
+// Origin is that of the entries that it names.
+func (f Feed) Origin() string { return originFeed + f.Name }
 
 // feedTable is which feed each bit of an entry stands for.
 type feedTable [limiterAbiMAX_FEEDS]limiterFeed

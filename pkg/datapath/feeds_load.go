@@ -123,7 +123,7 @@ func (l *feedLoad) guard() error {
 // apply makes the changes.
 func (l *feedLoad) apply() error {
 	if len(l.add)+len(l.gone) <= maxListLog {
-		l.log = &ListChange{List: l.List, Origin: l.origin()}
+		l.log = &ListChange{List: l.List, Origin: l.Origin()}
 	}
 	if l.change.New {
 		if err := l.putFeed(l.slot, l.record(limiterFeedStateFEED_HALF)); err != nil {
@@ -198,7 +198,7 @@ func (l *feedLoad) name(prefixes []netip.Prefix) error {
 		e.value.Feeds |= l.bit
 		chunk = append(chunk, e)
 		if l.log != nil {
-			l.log.Added = append(l.log.Added, Entry{Prefix: p, Scope: ScopeAll, Origin: l.origin()})
+			l.log.Added = append(l.log.Added, Entry{Prefix: p, Scope: ScopeAll, Origin: l.Origin()})
 		}
 	}
 	unfit, err := putPlaced(l.m, chunk)

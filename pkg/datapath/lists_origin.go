@@ -33,7 +33,7 @@ func (o *origins) append(to []Entry, m listMaps, p netip.Prefix, key limiterPref
 		}
 		f := o.feed(slot, r)
 		to = append(to, Entry{
-			Prefix: p, Scope: f.Scope, Expires: f.Expires, Created: f.Loaded, Origin: f.origin(), By: f.By, Hits: v.Hits,
+			Prefix: p, Scope: f.Scope, Expires: f.Expires, Created: f.Loaded, Origin: f.Origin(), By: f.By, Hits: v.Hits,
 		})
 	}
 	return to

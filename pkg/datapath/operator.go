@@ -28,6 +28,19 @@ type Operator struct {
 	Who string
 }
 
+// session says whose it is and where it came in.
+func (op Operator) session() string {
+	whose := "SSH session of " + op.Who
+	if op.Own {
+		whose = "your own SSH session"
+	}
+	where := fmt.Sprintf("port %d", op.Local.Port())
+	if op.Netns != "" {
+		where += " in namespace " + op.Netns
+	}
+	return whose + ", to " + where
+}
+
 // Operators lists the peer of every established TCP connection that a logged-in session of sshd(8) or
 // dropbear(8) holds, whatever the port and the network namespace; those that this process itself runs
 // in come first, the others by address. In a tmux that outlived its session no ancestor is an sshd:

@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -16,25 +15,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OwnAddresses lists whom no ban may cover, or the host cuts itself off: the addresses of all interfaces
-// of the caller's network namespace and the far ends of point-to-point ones, all of loopback, the
-// gateways of the default routes of every table, and the resolvers. Each is a single address but that of
-// loopback; they are sorted and each comes once.
+// Protected is whom no ban may cover, and no block or feed unless it is forced, or the host cuts itself off.
+type Protected struct {
+	netip.Prefix
+	// What it is, as in "a gateway of this host".
+	What string
+	// Operator is whoever is logged in from there; nil for the host itself.
+	Operator *Operator
+}
+
+// OwnAddresses lists the addresses of all interfaces of the caller's network namespace and the far ends of
+// point-to-point ones, all of loopback, the gateways of the default routes of every table, and the resolvers. Each
+// is a single address but that of loopback; they are sorted and each comes once.
 //
 // All routes are read, for the kernel cannot be asked for the default ones alone. What was found comes
 // with the error.
-func OwnAddresses() ([]netip.Prefix, error) {
+func OwnAddresses() ([]Protected, error) {
 	own, err := interfaceAddresses()
-	hosts, routesErr := defaultGateways()
-	hosts = append(hosts, resolvers()...)
-	for _, a := range hosts {
-		own = append(own, netip.PrefixFrom(a, a.BitLen()))
+	for _, p := range []string{"127.0.0.0/8", "::1/128"} {
+		own = append(own, Protected{Prefix: netip.MustParsePrefix(p), What: loopback})
 	}
-	slices.SortFunc(own, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
-	return slices.Compact(own), errors.Join(err, routesErr)
+	gateways, routesErr := defaultGateways()
+	for _, a := range gateways {
+		own = append(own, Protected{Prefix: netip.PrefixFrom(a, a.BitLen()), What: "a gateway of this host"})
+	}
+	for _, a := range resolvers() {
+		own = append(own, Protected{Prefix: netip.PrefixFrom(a, a.BitLen()), What: "a resolver of this host"})
+	}
+	slices.SortStableFunc(own, func(a, b Protected) int { return cmpPrefix(a.Prefix, b.Prefix) })
+	same := func(a, b Protected) bool { return a.Prefix == b.Prefix }
+	return slices.CompactFunc(own, same), errors.Join(err, routesErr)
 }
+
+const loopback = "loopback of this host"
 
 // wholeDump repeats a listing that a change has cut short.
 func wholeDump(list func() error) error {
@@ -47,7 +60,7 @@ func wholeDump(list func() error) error {
 	return netlink.ErrDumpInterrupted
 }
 
-func interfaceAddresses() (own []netip.Prefix, err error) {
+func interfaceAddresses() (own []Protected, err error) {
 	var addrs []netlink.Addr
 	if err := wholeDump(func() (err error) {
 		addrs, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
@@ -55,7 +68,7 @@ func interfaceAddresses() (own []netip.Prefix, err error) {
 	}); err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
-	add := func(n *net.IPNet, whole bool) {
+	add := func(n *net.IPNet, what string) {
 		if n == nil {
 			return
 		}
@@ -64,15 +77,19 @@ func interfaceAddresses() (own []netip.Prefix, err error) {
 			return
 		}
 		bits := a.BitLen()
-		if whole {
+		if what == loopback {
 			bits, _ = n.Mask.Size()
 		}
-		own = append(own, netip.PrefixFrom(a, bits).Masked())
+		own = append(own, Protected{Prefix: netip.PrefixFrom(a, bits).Masked(), What: what})
 	}
 	for _, a := range addrs {
 		// Every address of a network on lo is the host's.
-		add(a.IPNet, a.LinkIndex == loopbackIndex)
-		add(a.Peer, false)
+		if a.LinkIndex == loopbackIndex {
+			add(a.IPNet, loopback)
+		} else {
+			add(a.IPNet, "an address of this host")
+		}
+		add(a.Peer, "the far end of an interface of this host")
 	}
 	return own, nil
 }

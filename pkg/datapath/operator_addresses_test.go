@@ -28,7 +28,7 @@ func TestOwnAddressesHoldInterfacesGatewaysAndResolvers(t *testing.T) {
 			t.Fatalf("%s: %v: %s", line, err, out)
 		}
 	}
-	var own []netip.Prefix
+	var own []Protected
 	if err := p.Server.Do(func() (err error) {
 		own, err = OwnAddresses()
 		return err
@@ -43,7 +43,8 @@ func TestOwnAddressesHoldInterfacesGatewaysAndResolvers(t *testing.T) {
 		want = append(want, netip.PrefixFrom(a, a.BitLen()).String())
 	}
 	for _, prefix := range want {
-		if !slices.Contains(own, netip.MustParsePrefix(prefix)) {
+		same := func(o Protected) bool { return o.Prefix == netip.MustParsePrefix(prefix) }
+		if !slices.ContainsFunc(own, same) {
 			t.Errorf("%s is missing in %v", prefix, own)
 		}
 	}

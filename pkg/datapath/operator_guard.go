@@ -16,17 +16,9 @@ type Lockout struct {
 
 // Error is one line that ends with the two ways to go on.
 func (l Lockout) Error() string {
-	whose := "SSH session of " + l.Operator.Who
-	if l.Operator.Own {
-		whose = "your own SSH session"
-	}
-	where := fmt.Sprintf("port %d", l.Operator.Local.Port())
-	if l.Operator.Netns != "" {
-		where += " in namespace " + l.Operator.Netns
-	}
 	addr := l.Operator.Peer.Addr()
-	return fmt.Sprintf("refused: this would lock out %s (%s, to %s): %s; go on with --force, or first: synward allow add %s",
-		addr, whose, where, l.Why, addr)
+	return fmt.Sprintf("refused: this would lock out %s (%s): %s; go on with --force, or first: synward allow add %s",
+		addr, l.Operator.session(), l.Why, addr)
 }
 
 // Unwrap is ErrRefused.

@@ -80,3 +80,9 @@ func Differ(a, b *Set) (onlyA, onlyB []netip.Prefix) {
 	}
 	return append(onlyA, x...), append(onlyB, y...)
 }
+
+// Holds says whether just this prefix is there.
+func (s *Set) Holds(p netip.Prefix) bool {
+	_, found := slices.BinarySearchFunc(s.sorted, p, Compare)
+	return found
+}

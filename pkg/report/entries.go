@@ -5,6 +5,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -21,7 +22,7 @@ type Entries struct {
 
 // sorted are the entries by prefix.
 func (e Entries) sorted() []datapath.Entry {
-	return slices.SortedFunc(slices.Values(e.Entries), func(a, b datapath.Entry) int {
+	return slices.SortedStableFunc(slices.Values(e.Entries), func(a, b datapath.Entry) int {
 		return order(a.Prefix, b.Prefix)
 	})
 }
@@ -64,9 +65,14 @@ func blockRow(row allowJSON, e datapath.Entry) blockJSON {
 	return out
 }
 
-// Plain writes one prefix a line, which `add` and `rm` take as arguments.
+// Plain writes one prefix a line, each once, which `add` and `rm` take as arguments and `feed load` as a file.
 func (e Entries) Plain(w io.Writer) error {
+	var last netip.Prefix
 	for _, entry := range e.sorted() {
+		if entry.Prefix == last {
+			continue
+		}
+		last = entry.Prefix
 		if _, err := fmt.Fprintln(w, policy.FormatPrefix(entry.Prefix)); err != nil {
 			return err
 		}
