@@ -77,6 +77,8 @@ func child(what, pinDir string) error {
 	}
 	defer i.Close()
 	switch what {
+	case "feed-odd", "feed-even":
+		return loadState(i, what == "feed-odd")
 	case "limit":
 		return i.SetLimit(loose())
 	case "concurrent":
