@@ -63,8 +63,8 @@ test-vm: ## Run the kernel-dependent tests on other kernels in QEMU (KERNELS="6.
 	@scripts/test-vm.sh $(KERNELS)
 
 bench-check: ## Hold the cost of each path against its goal (needs root)
-	@scripts/setup.sh test
-	go test -run '^$$' -bench 'BenchmarkCost|BenchmarkScaling|BenchmarkAddBesideAMillion' -benchtime 1x ./pkg/datapath ./pkg/state
+	@scripts/setup.sh bench-check
+	go test -run '^$$' -bench 'BenchmarkCost|BenchmarkScaling|BenchmarkAddBesideAMillion|BenchmarkFeedLoad' -benchtime 1x ./pkg/datapath ./pkg/state
 
 budget: ## Write down anew what the programs cost the verifier on other kernels (KERNELS=)
 	@scripts/setup.sh test-vm

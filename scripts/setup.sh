@@ -95,6 +95,11 @@ need() {
 		need_test_tools
 		need_ssh
 		;;
+	bench-check)
+		need test
+		command_of nft nftables
+		command_of ipset ipset
+		;;
 	generate)
 		need_go
 		need_clang
@@ -137,7 +142,7 @@ need() {
 		command_of cpio cpio
 		;;
 	*)
-		echo "setup: unknown target $1 (build demo test generate fmt lint check test-vm packages test-packages test-boot)" >&2
+		echo "setup: unknown target $1 (build demo test bench-check generate fmt lint check test-vm packages test-packages test-boot)" >&2
 		exit 2
 		;;
 	esac
