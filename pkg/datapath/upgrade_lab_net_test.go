@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/synward/synward/pkg/datapath"
+	"github.com/synward/synward/pkg/feed"
 	"github.com/synward/synward/pkg/internal/testenv"
 	tg "github.com/synward/synward/pkg/internal/trafficgen"
 )
@@ -85,10 +86,42 @@ func newUpgradeLab(t *testing.T, other string, attach func(b *bench)) *upgradeLa
 		datapath.Entry{Prefix: netip.MustParsePrefix("198.18.6.0/24"), Reason: "net", By: "bob", Scope: datapath.ScopeNew},
 		datapath.Entry{Prefix: netip.MustParsePrefix("fd78:1:2:3::/64"), Reason: "six", By: "bob"})
 	l.allow("198.18.7.7/32", "fd7a::/32")
+	l.loadFeeds()
 	l.change(func(i *datapath.Instance) error {
 		return i.Load(datapath.Block, []datapath.Entry{ban("198.18.8.8/32", false), ban("fd7b:1:2:3::/64", true)})
 	})
 	return l
+}
+
+// loadFeeds loads one of each kind. Who is named more than once sends nothing, for each who names him shows the hits.
+func (l *upgradeLab) loadFeeds() {
+	l.t.Helper()
+	const twice, banned = "198.18.60.0/24", "198.18.61.1/32"
+	feeds := map[datapath.Feed][]string{
+		{Name: "lasting", List: datapath.Block, Scope: datapath.ScopeAll}:  {"198.18.9.9/32", "198.18.10.0/24", "fd7c::/32", twice, banned},
+		{Name: "timed", List: datapath.Block, Scope: datapath.ScopeNew}:    {"198.18.11.1/32", "fd7d:1:2:3::/64", twice, banned},
+		{Name: "friendly", List: datapath.Allow, Scope: datapath.ScopeAll}: {"198.18.12.0/24"},
+		{Name: "ended", List: datapath.Block, Scope: datapath.ScopeAll}:    {"198.18.13.0/24"},
+	}
+	for f, prefixes := range feeds {
+		f.Loaded, f.By = time.Unix(1_700_000_000, 0), "eve"
+		switch f.Name {
+		case "timed":
+			f.Expires = time.Now().Add(time.Hour)
+		case "ended":
+			f.Expires = time.Now().Add(-time.Hour)
+		}
+		var all []netip.Prefix
+		for _, p := range prefixes {
+			all = append(all, netip.MustParsePrefix(p))
+		}
+		l.change(func(i *datapath.Instance) error {
+			_, err := i.LoadFeed(datapath.FeedOptions{Feed: f, Set: feed.NewSet(all)})
+			return err
+		})
+	}
+	l.block(datapath.Entry{Prefix: netip.MustParsePrefix(twice), Reason: "mine", By: "bob"})
+	l.change(func(i *datapath.Instance) error { return i.Load(datapath.Block, []datapath.Entry{ban(banned, false)}) })
 }
 
 // ban is one of the second time, by a service of the lab.
@@ -102,7 +135,8 @@ func ban(prefix string, only bool) datapath.Entry {
 // frames are SYNs whose ends and hits are known.
 func (l *upgradeLab) frames() [][]byte {
 	var out [][]byte
-	for _, from := range []string{"198.18.1.1", "198.18.2.2", "198.18.3.1", "198.18.4.4", "fd79::1", "198.18.5.5", "198.18.6.6", "fd78:1:2:3::9", "198.18.7.7", "fd7a::7", "198.18.8.8"} {
+	for _, from := range []string{"198.18.1.1", "198.18.2.2", "198.18.3.1", "198.18.4.4", "fd79::1", "198.18.5.5", "198.18.6.6", "fd78:1:2:3::9", "198.18.7.7", "fd7a::7", "198.18.8.8",
+		"198.18.9.9", "198.18.10.1", "fd7c::1", "198.18.11.1", "fd7d:1:2:3::1", "198.18.12.2"} {
 		out = append(out, l.synFrameFrom(from, 1000))
 	}
 	for _, port := range []uint16{1000, 1001, 1063, 1064, 1069, 8080} {
@@ -181,6 +215,7 @@ func (l *upgradeLab) thereAndBack() {
 // remembered is what an instance remembers, as people see it; counts are in it, for nothing may be lost.
 type remembered struct {
 	Allow, Block []datapath.Entry
+	Feeds        []datapath.Feed
 	Kept         []datapath.Applied
 	Generation   uint16
 	Pending      bool
@@ -194,11 +229,12 @@ func (l *upgradeLab) remember() (r remembered) {
 	l.read(func(i *datapath.Instance) (err error) {
 		allow, allowErr := i.Entries(datapath.Allow)
 		block, blockErr := i.Entries(datapath.Block)
+		feeds, feedsErr := i.Feeds()
 		kept, keptErr := i.Kept()
 		p, err := i.Policy()
 		mark, _, markErr := i.Changed()
-		r = remembered{allow, block, kept, p.Generation, p.Pending != nil, mark.Instance, mark.Begun}
-		return errors.Join(allowErr, blockErr, keptErr, err, markErr)
+		r = remembered{allow, block, feeds, kept, p.Generation, p.Pending != nil, mark.Instance, mark.Begun}
+		return errors.Join(allowErr, blockErr, feedsErr, keptErr, err, markErr)
 	})
 	return r
 }
@@ -209,10 +245,12 @@ func (l *upgradeLab) mustRemember(before remembered) {
 	after := l.remember()
 	l.mustHaveEntries("allow", before.Allow, after.Allow)
 	l.mustHaveEntries("block", before.Block, after.Block)
+	l.mustHaveFeeds(before.Feeds, after.Feeds)
 	if after.Begun < before.Begun {
 		l.t.Errorf("%d changes were begun, before it were %d: what is saved would pass for whole", after.Begun, before.Begun)
 	}
 	before.Allow, before.Block, after.Allow, after.Block = nil, nil, nil, nil
+	before.Feeds, after.Feeds = nil, nil
 	before.Begun, after.Begun = 0, 0
 	old, oldErr := json.Marshal(before)
 	new, newErr := json.Marshal(after)
@@ -221,6 +259,23 @@ func (l *upgradeLab) mustRemember(before remembered) {
 	}
 	if !bytes.Equal(old, new) {
 		l.t.Errorf("remembered %s\nbefore it was %s", new, old)
+	}
+}
+
+func (l *upgradeLab) mustHaveFeeds(before, after []datapath.Feed) {
+	l.t.Helper()
+	if len(before) == 0 || len(before) != len(after) {
+		l.t.Errorf("%d feeds were %d", len(after), len(before))
+		return
+	}
+	for n, old := range before {
+		new := after[n]
+		if d := new.Expires.Sub(old.Expires).Abs(); old.Expires.IsZero() == new.Expires.IsZero() && d < time.Second {
+			old.Expires = new.Expires
+		}
+		if old != new {
+			l.t.Errorf("feed %+v was %+v", new, old)
+		}
 	}
 }
 
