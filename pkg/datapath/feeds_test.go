@@ -39,6 +39,26 @@ func (l *programLab) unload(name string) {
 	}
 }
 
+// FeedsLeft counts, for tests from outside, the entries that some feed has a bit of, and the feeds that are half there.
+func (i *Instance) FeedsLeft() (left int, err error) {
+	t, err := i.feedTable()
+	for _, f := range t {
+		if f.State == uint8(limiterFeedStateFEED_HALF) {
+			left++
+		}
+	}
+	for _, l := range []List{Allow, Block} {
+		for _, m := range i.list(l).maps() {
+			err = errors.Join(err, eachEntry(m, func(_ limiterPrefixKey, e limiterListEntry) {
+				if e.Feeds != 0 {
+					left++
+				}
+			}))
+		}
+	}
+	return left, err
+}
+
 // expectBoth wants ends of a SYN and of an ACK from client4, of both hooks.
 func (l *programLab) expectBoth(syn, ack end, what string) {
 	l.t.Helper()

@@ -79,6 +79,9 @@ func child(what, pinDir string) error {
 	switch what {
 	case "feed-odd", "feed-even":
 		return loadState(i, what == "feed-odd")
+	case "feed-rm":
+		_, _, err := i.RemoveFeed("flood")
+		return err
 	case "limit":
 		return i.SetLimit(loose())
 	case "concurrent":

@@ -20,8 +20,20 @@ import (
 	"github.com/synward/synward/pkg/datapath"
 )
 
-// format is raised when an older version could not read what a newer one saves.
-const format = 1
+// A format is raised when an older version could not read what a newer one saves. What holds no feed is saved as
+// before there were any, so that one that knows none reads it.
+const (
+	formatPlain = 1
+	formatFeeds = 2
+)
+
+// formatOf is that of a state that holds so many feeds.
+func formatOf(feeds []datapath.Feed) int {
+	if len(feeds) > 0 {
+		return formatFeeds
+	}
+	return formatPlain
+}
 
 // errDamaged: a file is not what was written.
 var errDamaged = errors.New("damaged")
@@ -137,9 +149,9 @@ func (s *Store) readHead(number uint64) (*head, error) {
 	if err := json.Unmarshal(body, h); err != nil {
 		return nil, fmt.Errorf("it is %w: %w", errDamaged, err)
 	}
-	if h.Format != format {
-		return nil, fmt.Errorf("read %s: it has format %d and this synward reads %d; use the version that saved it, or move it away",
-			s.path(headName(number)), h.Format, format)
+	if h.Format < formatPlain || h.Format > formatFeeds {
+		return nil, fmt.Errorf("read %s: it has format %d and this synward reads up to %d; use the version that saved it, or move it away",
+			s.path(headName(number)), h.Format, formatFeeds)
 	}
 	for _, p := range h.Policies {
 		if err := s.verify(p.part); err != nil {
@@ -199,7 +211,7 @@ func (s *Store) verify(p part) error {
 
 // writeHead commits a state: it is the newest from here on. Then what no state names any more is removed.
 func (s *Store) writeHead(h *head, before *head) error {
-	h.Format, h.Saved = format, time.Now().UTC()
+	h.Format, h.Saved = max(h.Format, formatPlain), time.Now().UTC()
 	if before != nil {
 		h.number = max(h.number, before.number+1)
 	}

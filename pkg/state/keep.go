@@ -13,7 +13,7 @@ import (
 var _ datapath.Keeper = (*Store)(nil)
 
 // Keep saves what an instance has become: a change of the lists at the end of the journal, anything else as a new
-// state, and all of it if the last saved state is not the one before this change.
+// state, and all of it if the last saved state is not the one before this change, or of another format.
 func (s *Store) Keep(i *datapath.Instance) error {
 	now, opened, err := i.Changed()
 	if err != nil {
@@ -25,8 +25,12 @@ func (s *Store) Keep(i *datapath.Instance) error {
 	}
 	lists, whole, other := i.Made()
 	fold, ok := s.holds(h, opened)
+	feeds, err := i.Feeds()
+	if err != nil {
+		return err
+	}
 	switch {
-	case !ok || fold || !whole || other && len(lists) > 0:
+	case !ok || fold || !whole || other && len(lists) > 0 || h.Format != formatOf(feeds):
 		return s.saveAll(i, h)
 	case other:
 		return s.saveRest(i, h, now)
@@ -66,7 +70,11 @@ func (s *Store) saveAll(i *datapath.Instance, before *head) error {
 	if err != nil {
 		return err
 	}
-	h := &head{Instance: now.Instance, Change: now.Begun, number: 1}
+	feeds, err := i.Feeds()
+	if err != nil {
+		return err
+	}
+	h := &head{Format: formatOf(feeds), Instance: now.Instance, Change: now.Begun, number: 1}
 	if before != nil {
 		h.number = before.number + 1
 	}
@@ -82,7 +90,7 @@ func (s *Store) saveAll(i *datapath.Instance, before *head) error {
 
 // saveRest writes all but the lists.
 func (s *Store) saveRest(i *datapath.Instance, before *head, now datapath.Change) error {
-	h := &head{Instance: now.Instance, Change: now.Begun, Lists: before.Lists, Journal: before.Journal}
+	h := &head{Format: before.Format, Instance: now.Instance, Change: now.Begun, Lists: before.Lists, Journal: before.Journal}
 	return s.finish(i, h, before)
 }
 

@@ -88,6 +88,37 @@ func TestKilledChangeIsSavedOrNot(t *testing.T) {
 	t.Logf("%v", was)
 }
 
+// What holds no feed is saved in the words of versions that know none; one that does not know feeds is told so by the
+// format.
+func TestFeedsHaveAFormat(t *testing.T) {
+	h := newHost(t)
+	saved := func() (format int, lists, journal string) {
+		newest, err := h.store().head()
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := func(name string) string { return string(must[[]byte](t)(os.ReadFile(h.store().path(name)))) }
+		return newest.Format, read(newest.Lists.File), read(newest.Journal)
+	}
+	for _, step := range []struct {
+		what   string
+		format int
+	}{
+		{"block 1", formatPlain}, {"unblock 1", formatPlain}, {"apply 3", formatPlain}, {"feed 7", formatFeeds}, {"block 2", formatFeeds},
+		{"feed 8", formatFeeds}, {"apply 4", formatFeeds}, {"unfeed 7", formatFeeds}, {"unfeed 8", formatPlain}, {"unblock 2", formatPlain},
+	} {
+		h.run(step.what)
+		format, lists, journal := saved()
+		if format != step.format {
+			t.Errorf("%s: saved in format %d, want %d", step.what, format, step.format)
+		}
+		if format == formatPlain && (strings.Contains(lists+journal, "feed") || strings.Contains(journal, "\t\n")) {
+			t.Errorf("%s: saved in the format without feeds:\n%s\n%s", step.what, lists, journal)
+		}
+		h.agree(step.what)
+	}
+}
+
 // A full disk fails the command, which says that its change is in force and not saved.
 func TestFullDisk(t *testing.T) {
 	h := newHost(t)
@@ -172,6 +203,8 @@ func TestRebootRestores(t *testing.T) {
 	h := newHost(t)
 	h.run("apply 3")
 	h.run("apply 4")
+	h.run("feed 7")
+	h.run("feed 8")
 	var entries []datapath.Entry
 	now := time.Now()
 	for n := range 20_000 {
@@ -183,6 +216,13 @@ func TestRebootRestores(t *testing.T) {
 			e.Prefix = netip.PrefixFrom(e.Prefix.Addr(), 25).Masked()
 		}
 		entries = append(entries, e)
+	}
+	// Beside a feed's entry, and beside one of an operator.
+	for _, banned := range []netip.Prefix{address(9), address(500)} {
+		entries = append(entries, datapath.Entry{
+			Prefix: banned, Scope: datapath.ScopeAll, Origin: datapath.OriginAuto, Expires: now.Add(time.Hour),
+			Ban: &datapath.Ban{Strikes: 3, Repeats: 2, Fades: time.Hour},
+		})
 	}
 	h.change(func(i *datapath.Instance) error { return i.Load(datapath.Block, entries) })
 	h.change(func(i *datapath.Instance) error {

@@ -59,7 +59,7 @@ func (s *Store) writeLists(i *datapath.Instance, name string) (p part, err error
 //
 //	f feed               one that is to be known, in place of one of that name
 //	+ entry              one that was put there
-//	- list prefix feed   one that was taken off; of an operator where feed is empty
+//	- list prefix [feed] one that was taken off; of an operator where there is no feed
 //	x name               a feed that is gone, with all its entries
 //	= change CRC-32C     the end of the change, with the sum of its lines
 //
@@ -76,7 +76,11 @@ func (s *Store) appendJournal(h *head, change uint64, lists []datapath.ListChang
 		}
 		name, _ := datapath.FeedOfOrigin(c.Origin)
 		for _, p := range c.Removed {
-			b = fmt.Appendf(b, "-\t%s\t%s\t%s\n", c.List, p.Masked(), name)
+			b = fmt.Appendf(b, "-\t%s\t%s", c.List, p.Masked())
+			if name != "" {
+				b = fmt.Appendf(b, "\t%s", name)
+			}
+			b = append(b, '\n')
 		}
 		if c.FeedGone != "" {
 			b = fmt.Appendf(b, "x\t%s\n", c.FeedGone)
