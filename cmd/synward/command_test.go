@@ -216,6 +216,11 @@ func TestList(t *testing.T) {
 			t.Errorf("-o %s: %+v", format, got)
 		}
 	}
+	f.lists[datapath.Block] = append(f.lists[datapath.Block], datapath.Entry{Prefix: netip.MustParsePrefix("192.0.2.2/32"), Ban: &datapath.Ban{}})
+	got := runWith(t, f, "block", "list", "-o", "plain")
+	if want := "note: bans are left out, which end by themselves (1); -o text or json shows them\n"; got.stdout != "192.0.2.1\n" || got.stderr != want {
+		t.Errorf("with a ban: %+v", got)
+	}
 }
 
 func TestSources(t *testing.T) {

@@ -336,7 +336,8 @@ func (l list) listCommand() *cobra.Command {
 	var output format
 	cmd := &cobra.Command{
 		Use: "list", Short: "Show the " + l.title, Args: noArgs,
-		Long: "Show the " + l.title + ". With -o plain it is one prefix a line, for add or rm to take again.",
+		Long: "Show the " + l.title + ". With -o plain it is one prefix a line, for add, rm or feed load to take" +
+			map[datapath.List]string{datapath.Allow: " again.", datapath.Block: "\nagain, without bans."}[l.id],
 		RunE: l.asRoot(func(*cobra.Command, []string) error { return l.show(output) }),
 	}
 	outputFlag(cmd, &output, formatText, formatJSON, formatPlain)
@@ -356,6 +357,9 @@ func (l list) show(output format) error {
 	case output == formatJSON:
 		return shown.JSON(l.stdout)
 	case output == formatPlain:
+		if n := shown.Bans(); n > 0 {
+			l.say("note: bans are left out, which end by themselves (%d); -o text or json shows them", n)
+		}
 		return shown.Plain(l.stdout)
 	case len(shown.Entries) == 0:
 		l.say("the %s is empty", l.title)

@@ -65,11 +65,12 @@ func blockRow(row allowJSON, e datapath.Entry) blockJSON {
 	return out
 }
 
-// Plain writes one prefix a line, each once, which `add` and `rm` take as arguments and `feed load` as a file.
+// Plain writes one prefix a line, each once, which `add` and `rm` take as arguments and `feed load` as a file. Bans are
+// left out, or they would be made blocks that do not end.
 func (e Entries) Plain(w io.Writer) error {
 	var last netip.Prefix
 	for _, entry := range e.sorted() {
-		if entry.Prefix == last {
+		if entry.Ban != nil || entry.Prefix == last {
 			continue
 		}
 		last = entry.Prefix
@@ -78,6 +79,16 @@ func (e Entries) Plain(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// Bans is how many bans are among them.
+func (e Entries) Bans() (n int) {
+	for _, entry := range e.Entries {
+		if entry.Ban != nil {
+			n++
+		}
+	}
+	return n
 }
 
 type allowJSON struct {

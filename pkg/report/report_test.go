@@ -241,11 +241,18 @@ func TestEntries(t *testing.T) {
 	golden(t, "block-bans.json", banned.JSON)
 }
 
-// What is written plain is what add and rm read.
+// What is written plain is what add and rm read; bans are none of it, or add would make blocks of them that do not end.
+// What somebody blocked who is banned too, is.
 func TestPlainCanBeFedBack(t *testing.T) {
 	var plain bytes.Buffer
-	if err := entries(datapath.Block).Plain(&plain); err != nil {
+	all := entries(datapath.Block)
+	all.Entries = append(all.Entries, bans()...)
+	all.Entries = append(all.Entries, datapath.Entry{Prefix: all.Entries[2].Prefix, Origin: datapath.OriginAuto, Ban: &datapath.Ban{}})
+	if err := all.Plain(&plain); err != nil {
 		t.Fatal(err)
+	}
+	if lines := bytes.Count(plain.Bytes(), []byte("\n")); lines != len(entries(datapath.Block).Entries) || all.Bans() != 3 {
+		t.Errorf("%d lines beside %d bans:\n%s", lines, all.Bans(), plain.Bytes())
 	}
 	for i, line := range bytes.Fields(plain.Bytes()) {
 		got, err := policy.ParsePrefix(string(line))
