@@ -44,12 +44,18 @@ func (c Check) Lift() string {
 	}
 	v := c.Verdict
 	switch {
-	case v.Reason == "blocked" && v.Entry != nil && v.Entry.Origin != originPolicy:
+	case v.Reason == "blocked" && v.Entry != nil && removable(*v.Entry):
 		return fmt.Sprintf("%s block rm %s", c.Program, policy.FormatPrefix(v.Entry.Prefix))
 	case v.Reason != "over_concurrent" && strings.HasPrefix(v.Reason, "over_") && v.Limit != nil && v.Limit.Per == policy.PerSource:
 		return fmt.Sprintf("%s forget %s", c.Program, c.Addr)
 	}
 	return fmt.Sprintf("%s allow add %s", c.Program, c.Addr)
+}
+
+// removable: `block rm` takes the entry off; what the policy or a feed names stays.
+func removable(e datapath.Entry) bool {
+	_, ofFeed := datapath.FeedOfOrigin(e.Origin)
+	return !ofFeed && e.Origin != originPolicy
 }
 
 // originPolicy is the origin of the entries of the policy in force.
@@ -96,6 +102,9 @@ func entryInWords(e datapath.Entry) string {
 	text := policy.FormatPrefix(e.Prefix)
 	if e.Origin == originPolicy {
 		text += " of the policy"
+	}
+	if name, ok := datapath.FeedOfOrigin(e.Origin); ok {
+		text += " of feed " + name
 	}
 	if e.Ban != nil {
 		text += ", banned"

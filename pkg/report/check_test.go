@@ -46,6 +46,7 @@ func TestCheck(t *testing.T) {
 	blocked := entries(datapath.Block).sorted()[1]
 	blocked.Reason = "scanner"
 	byPolicy := datapath.Entry{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Origin: "policy"}
+	byFeed := datapath.Entry{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Origin: "feed:drop", By: "ann"}
 	free := check(datapath.Verdict{Verdict: "pass", Reason: "under_limit"})
 	free.Policy.Policy = policy.Default(nil)
 	observed := check(limited(datapath.Verdict{Verdict: "pass", Reason: "over_new", Until: now().Add(time.Second)}))
@@ -64,6 +65,7 @@ func TestCheck(t *testing.T) {
 		"check-table-full": check(limited(datapath.Verdict{Verdict: "drop", Reason: "table_full"})),
 
 		"check-policy-blocked":  many(datapath.Verdict{Verdict: "drop", Reason: "blocked", Entry: &byPolicy}),
+		"check-feed-blocked":    many(datapath.Verdict{Verdict: "drop", Reason: "blocked", Entry: &byFeed}),
 		"check-service-allowed": many(datapath.Verdict{Verdict: "pass", Reason: "allowed", Service: "ssh"}),
 		"check-no-service":      many(datapath.Verdict{Verdict: "pass", Reason: "no_service"}),
 		"check-free-service":    many(datapath.Verdict{Verdict: "pass", Reason: "under_limit", Service: "open"}),
