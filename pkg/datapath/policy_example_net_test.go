@@ -170,7 +170,8 @@ func (b *exampleBench) connect(tries tries, timeout time.Duration, sources ...ne
 // admitted twice.
 func (b *exampleBench) mustHaveRefused(what string, refused uint64, tried, got, repeated int) {
 	b.t.Helper()
-	b.mustBe(what+" refused", int(refused), tried-got, tried-got+b.repeated-repeated)
+	// In a guest a client may give up on an answer that is under way: it was admitted, and is not taken.
+	b.mustBe(what+" refused", int(refused), often(tried-got, 0), tried-got+b.repeated-repeated)
 }
 
 func (b *exampleBench) mustBe(what string, got, least, most int) {
